@@ -1,0 +1,1 @@
+"""Decides. Standard library only; no clock, no I/O, no chance: time arrives as an argument."""

@@ -1,0 +1,111 @@
+"""What a decision is, and the protocol every policy follows.
+
+A decision explains itself: every candidate with the parts of its estimated TTFT and the reason it
+was vetoed or lost, and one sentence for the winner.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from spillway.core.chunks import ChunkPlan
+from spillway.core.types import ClusterView, NodeId, RequestView
+
+
+class Route(StrEnum):
+    """Where the prompt runs."""
+
+    PREFILL = "prefill"
+    DEFLECTED = "deflected"
+    REJECTED = "rejected"
+
+
+class Reason(StrEnum):
+    """Why a route was taken, or a candidate not. Metrics count by these words."""
+
+    # of a decision
+    STATIC = "static"  # the policy never deflects
+    NO_PRESSURE = "no_pressure"  # the prefill path has room
+    FASTER_ON_PREFILL = "faster_on_prefill"
+    FASTER_ON_DECODE = "faster_on_decode"
+    PREFILL_BUSY = "prefill_busy"  # a threshold was crossed
+    SHORT_PROMPT = "short_prompt"  # a threshold was not reached
+    NO_SAFE_DECODE_NODE = "no_safe_decode_node"  # every decode node was vetoed
+    PREFILL_DOWN = "prefill_down"  # no prefill node is usable
+    NO_NODE = "no_node"  # nothing can take the request
+    POLICY_FAILED = "policy_failed"  # the policy raised; the fall-back decided
+    # of a veto
+    TBT_VETO = "tbt_veto"  # no chunk keeps the residents within their target
+    KV_VETO = "kv_veto"  # no room for the prompt's KV
+    CAP_VETO = "cap_veto"  # too many deflected prompts there already
+    STALE_VETO = "stale_veto"  # the node has been silent for too long, or says too little
+    TTFT_VETO = "ttft_veto"  # it would miss the request's own target
+    NODE_DOWN = "node_down"
+    SLOWER = "slower"  # a feasible candidate that lost
+    NOT_PLANNED = "not_planned"  # pruned: a cheap bound says it cannot win
+    CHOSEN = "chosen"
+
+
+class TtftEstimate(NamedTuple):
+    """Predicted TTFT in parts, seconds; their sum is the total.
+
+    queue: until the prompt's first chunk runs. execute: its own prefill. transfer: KV to the decode
+    node, link queue included. admission: further wait until the decode node takes it.
+    first_step: the decode step that yields the first token.
+    """
+
+    queue_s: float = 0.0
+    execute_s: float = 0.0
+    transfer_s: float = 0.0
+    admission_s: float = 0.0
+    first_step_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        return (
+            self.queue_s + self.execute_s + self.transfer_s + self.admission_s + self.first_step_s
+        )
+
+
+class Candidate(NamedTuple):
+    """One way to serve the request. `prefill_node_id` is None for a deflection."""
+
+    prefill_node_id: NodeId | None
+    decode_node_id: NodeId | None
+    estimate: TtftEstimate | None
+    verdict: Reason
+
+
+class Decision(NamedTuple):
+    """A choice with its explanation.
+
+    decode_node_id: for a deflection the node that runs everything; for the prefill path the node
+    the estimate assumed, chosen again when the prefill is done.
+    plan: the chunk schedule of a deflection. execute_plan: the node must follow it literally.
+    candidates: every candidate looked at, in the order looked at.
+    """
+
+    route: Route
+    reason: Reason
+    prefill_node_id: NodeId | None = None
+    decode_node_id: NodeId | None = None
+    estimate: TtftEstimate = TtftEstimate()
+    plan: ChunkPlan | None = None
+    execute_plan: bool = False
+    candidates: tuple[Candidate, ...] = ()
+
+
+class Policy(Protocol):
+    """A pure rule: same request and view, same decision. It never writes to the view."""
+
+    @property
+    def name(self) -> str: ...
+
+    def decide(self, request: RequestView, cluster: ClusterView) -> Decision:
+        """Return where the prompt runs, with every candidate looked at."""
+        ...
+
+    def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
+        """Return the decode node for a prefilled request, or None when none is usable."""
+        ...

@@ -1,0 +1,331 @@
+"""The state machine between facts and orders. Everything that can change a decision is in here.
+
+`handle(event, now_s)` is the only way in and out. It does no I/O and reads no clock, so the asyncio
+router and the simulator drive the very same object, and a recorded tape of events gives the same
+orders through both (INV-9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from spillway.core.decide import Decision, Policy, Reason, Route
+from spillway.core.errors import ConfigError, InvariantViolation
+from spillway.core.events import (
+    AbortOnNode,
+    Action,
+    AnswerError,
+    ClientLeft,
+    Event,
+    FirstToken,
+    LegFailed,
+    LogDecision,
+    NodeBack,
+    NodeLost,
+    NodeReported,
+    PrefillFinished,
+    RequestArrived,
+    RequestFinished,
+    StartDecode,
+    StartDeflected,
+    StartPrefill,
+)
+from spillway.core.ledger import Entry, Ledger, decode_entry, frozen_copy, prefill_entry
+from spillway.core.lifecycle import State, Trigger, advance
+from spillway.core.placement import deflect_or_reject
+from spillway.core.ttft import execute_on_prefill_s, link_s, transfer_bytes
+from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView, Role
+
+NO_NODES: frozenset[NodeId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchLimits:
+    """Bounds of the dispatcher.
+
+    report_age_max_s: a reporting node silent for longer gets no deflected work (INV-14).
+    retries_max: how often a request may be started again after a failed leg.
+    """
+
+    report_age_max_s: float = 1.0
+    retries_max: int = 2
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.report_age_max_s) and self.report_age_max_s > 0):
+            raise ConfigError("report_age_max_s must be positive and finite")
+        if self.retries_max < 0:
+            raise ConfigError("retries_max must not be negative")
+
+
+class _Tracked:
+    """One live request."""
+
+    __slots__ = (
+        "decode_id",
+        "entry",
+        "node_id",
+        "prefill_id",
+        "request",
+        "retries",
+        "state",
+        "without",
+    )
+
+    def __init__(self, request: RequestView) -> None:
+        self.request = request
+        self.state = State.ARRIVED
+        self.node_id: NodeId = ""  # where the current leg runs
+        self.entry: Entry | None = None
+        self.prefill_id: NodeId = ""  # where its KV is, once prefilled
+        self.retries = 0
+        self.without = NO_NODES  # nodes that already failed it
+
+
+class Dispatcher:
+    """Decides, books, retries and gives orders. See the module docstring for the contract.
+
+    counts: requests per state; INV-1 is that they sum to `arrived`.
+    ignored_events: late facts about requests that had already ended.
+    policy_failures: decisions that the fall-back had to make because the policy raised.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        nodes: Sequence[NodeSpec],
+        limits: DispatchLimits = DispatchLimits(),
+        *,
+        record_views: bool = False,
+    ) -> None:
+        if len({spec.node_id for spec in nodes}) != len(nodes):
+            raise ConfigError("two nodes share one id; every node needs its own")
+        if not any(spec.role is Role.DECODE for spec in nodes):
+            raise ConfigError("there is no decode node; at least one is needed")
+        self.policy = policy
+        self.limits = limits
+        self.ledger = Ledger(nodes, report_age_max_s=limits.report_age_max_s)
+        self.arrived = 0
+        self.ignored_events = 0
+        self.policy_failures = 0
+        self.counts = [0] * len(State)
+        self.now_s = -float("inf")
+        self._record_views = record_views
+        self._dispatches = 0
+        self._live: dict[RequestId, _Tracked] = {}
+        self._handlers: dict[type, Callable[..., list[Action]]] = {
+            RequestArrived: self._arrived,
+            NodeReported: self._reported,
+            PrefillFinished: self._prefill_finished,
+            FirstToken: self._first_token,
+            RequestFinished: self._finished,
+            LegFailed: self._leg_failed,
+            ClientLeft: self._client_left,
+            NodeLost: self._node_lost,
+            NodeBack: self._node_back,
+        }
+
+    def handle(self, event: Event, now_s: float) -> list[Action]:
+        """Take one fact and return the orders that follow from it, in order.
+
+        Raises InvariantViolation when time goes back or the fact contradicts the state (INV-3).
+        """
+        if now_s < self.now_s:
+            raise InvariantViolation(f"time went back from {self.now_s} to {now_s}")
+        self.now_s = now_s
+        return self._handlers[type(event)](event, now_s)
+
+    @property
+    def live_requests(self) -> int:
+        """Return how many requests have not ended."""
+        return len(self._live)
+
+    # --- facts -------------------------------------------------------------------------------
+
+    def _arrived(self, event: RequestArrived, now_s: float) -> list[Action]:
+        request = event.request
+        if request.request_id in self._live:
+            raise InvariantViolation(f"request id {request.request_id} is in use")
+        tracked = self._live[request.request_id] = _Tracked(request)
+        self.arrived += 1
+        self.counts[State.ARRIVED] += 1
+        return self._decide(tracked, now_s)
+
+    def _reported(self, event: NodeReported, now_s: float) -> list[Action]:
+        node = self.ledger.nodes.get(event.report.node_id)
+        if node is None:
+            self.ignored_events += 1
+        elif node.view.usable:
+            node.report(event.report)
+        return []
+
+    def _prefill_finished(self, event: PrefillFinished, now_s: float) -> list[Action]:
+        tracked = self._live.get(event.request_id)
+        if tracked is None or tracked.state is not State.PREFILLING:
+            self.ignored_events += 1
+            return []
+        tracked.prefill_id = tracked.node_id
+        self._unbook(tracked, now_s)
+        return self._start_decode(tracked, now_s)
+
+    def _first_token(self, event: FirstToken, now_s: float) -> list[Action]:
+        tracked = self._live.get(event.request_id)
+        if tracked is None or tracked.entry is None:
+            self.ignored_events += 1
+            return []
+        self._move(tracked, Trigger.FIRST_TOKEN)
+        self.ledger.nodes[tracked.node_id].first_token(tracked.entry, now_s)
+        return []
+
+    def _finished(self, event: RequestFinished, now_s: float) -> list[Action]:
+        tracked = self._live.get(event.request_id)
+        if tracked is None:
+            self.ignored_events += 1
+            return []
+        if event.output_tokens > 0:
+            self.ledger.lengths.add(tracked.request.class_name, event.output_tokens)
+        self._close(tracked, Trigger.FINISH, now_s)
+        return []
+
+    def _client_left(self, event: ClientLeft, now_s: float) -> list[Action]:
+        tracked = self._live.get(event.request_id)
+        if tracked is None:
+            self.ignored_events += 1
+            return []
+        node_id = tracked.node_id
+        self._close(tracked, Trigger.CANCEL, now_s)
+        return [AbortOnNode(event.request_id, node_id)]
+
+    def _leg_failed(self, event: LegFailed, now_s: float) -> list[Action]:
+        tracked = self._live.get(event.request_id)
+        if tracked is None or tracked.node_id != event.node_id:
+            self.ignored_events += 1
+            return []
+        request_id = event.request_id
+        if event.streaming or tracked.retries >= self.limits.retries_max:
+            self._close(tracked, Trigger.FAIL, now_s)
+            return [AnswerError(request_id, 502 if not event.refused else 503, event.reason)]
+        tracked.retries += 1
+        tracked.without |= {event.node_id}
+        self._unbook(tracked, now_s)
+        # The same KV serves another decode node as long as no node has begun to consume it.
+        if tracked.state is State.TRANSFERRING and event.refused and not event.kv_lost:
+            return self._start_decode(tracked, now_s)
+        return self._decide(tracked, now_s)
+
+    def _node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
+        node = self.ledger.nodes.get(event.node_id)
+        if node is None:
+            self.ignored_events += 1
+        else:
+            node.view.usable = False
+        return []
+
+    def _node_back(self, event: NodeBack, now_s: float) -> list[Action]:
+        node = self.ledger.nodes.get(event.node_id)
+        if node is None:
+            self.ignored_events += 1
+        elif not node.view.usable:
+            node.view.usable = True
+            node.restarted()
+        return []
+
+    # --- decisions and orders ----------------------------------------------------------------
+
+    def _decide(self, tracked: _Tracked, now_s: float) -> list[Action]:
+        request = tracked.request
+        cluster = self.ledger.cluster(now_s, self.arrived - 1, tracked.without)
+        decision = self._ask_policy(request, cluster)
+        view = frozen_copy(cluster) if self._record_views else None
+        log = LogDecision(request, decision, now_s, view)
+        if decision.route is Route.REJECTED:
+            trigger = Trigger.REJECT if tracked.state is State.ARRIVED else Trigger.FAIL
+            self._close(tracked, trigger, now_s)
+            return [log, AnswerError(request.request_id, 503, decision.reason)]
+        if decision.route is Route.DEFLECTED:
+            return [log, self._start_deflected(tracked, decision, now_s)]
+        return [log, self._start_prefill(tracked, decision, now_s)]
+
+    def _ask_policy(self, request: RequestView, cluster: ClusterView) -> Decision:
+        try:
+            return self.policy.decide(request, cluster)
+        except InvariantViolation:
+            raise
+        except Exception:  # noqa: BLE001 - a bug in a policy must not lose the request
+            self.policy_failures += 1
+            return fall_back(request, cluster)
+
+    def _start_prefill(self, tracked: _Tracked, decision: Decision, now_s: float) -> Action:
+        node_id = decision.prefill_node_id
+        assert node_id is not None
+        node = self.ledger.nodes[node_id]
+        request = tracked.request
+        self._move(tracked, Trigger.TO_PREFILL)
+        execute_s = execute_on_prefill_s(request, node.view)
+        entry = prefill_entry(self._next_dispatch(), request, node_id, float("inf"))
+        node.add_prefill(entry, now_s, execute_s)
+        tracked.node_id, tracked.entry = node_id, entry
+        return StartPrefill(request.request_id, node_id, entry.dispatch_id)
+
+    def _start_deflected(self, tracked: _Tracked, decision: Decision, now_s: float) -> Action:
+        node_id, plan = decision.decode_node_id, decision.plan
+        assert node_id is not None
+        node = self.ledger.nodes[node_id]
+        request = tracked.request
+        self._move(tracked, Trigger.TO_DEFLECTED)
+        entry = prefill_entry(self._next_dispatch(), request, node_id, request.slo.tbt_s)
+        node.add_prefill(entry, now_s, decision.estimate.execute_s)
+        tracked.node_id, tracked.entry = node_id, entry
+        chunks = plan.chunks if plan is not None and decision.execute_plan else ()
+        return StartDeflected(
+            request.request_id, node_id, entry.dispatch_id, request.slo.tbt_s, chunks
+        )
+
+    def _start_decode(self, tracked: _Tracked, now_s: float) -> list[Action]:
+        request = tracked.request
+        cluster = self.ledger.cluster(now_s, self.arrived, tracked.without)
+        node_id = self.policy.pick_decode(request, cluster)
+        if node_id is None:
+            self._close(tracked, Trigger.FAIL, now_s)
+            return [AnswerError(request.request_id, 503, Reason.NO_NODE)]
+        self._move(tracked, Trigger.TO_DECODE)
+        node = self.ledger.nodes[node_id]
+        entry = decode_entry(self._next_dispatch(), request)
+        node.add_decode(entry)
+        source = self.ledger.nodes[tracked.prefill_id].view
+        moving_s = link_s(source, node.view, transfer_bytes(request, source, node.view))
+        source.link_until_s = max(source.link_until_s, now_s) + moving_s
+        tracked.node_id, tracked.entry = node_id, entry
+        return [StartDecode(request.request_id, node_id, entry.dispatch_id, tracked.prefill_id)]
+
+    # --- bookkeeping -------------------------------------------------------------------------
+
+    def _next_dispatch(self) -> int:
+        self._dispatches += 1
+        return self._dispatches
+
+    def _move(self, tracked: _Tracked, trigger: Trigger) -> None:
+        after = advance(tracked.state, trigger)
+        self.counts[tracked.state] -= 1
+        self.counts[after] += 1
+        tracked.state = after
+
+    def _unbook(self, tracked: _Tracked, now_s: float) -> None:
+        if tracked.entry is not None:
+            self.ledger.nodes[tracked.node_id].end(tracked.entry, now_s)
+            tracked.entry = None
+
+    def _close(self, tracked: _Tracked, trigger: Trigger, now_s: float) -> None:
+        self._move(tracked, trigger)
+        self._unbook(tracked, now_s)
+        del self._live[tracked.request.request_id]
+
+
+def fall_back(request: RequestView, cluster: ClusterView) -> Decision:
+    """Return what is done when the policy fails: the soonest prefill node, else safe deflection."""
+    nodes = [node for node in cluster.prefill if node.usable]
+    if not nodes:
+        return deflect_or_reject(request, cluster)
+    best = min(nodes, key=lambda node: (node.backlog_until_s, node.spec.node_id))
+    return Decision(Route.PREFILL, Reason.POLICY_FAILED, best.spec.node_id)

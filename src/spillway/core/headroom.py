@@ -1,0 +1,201 @@
+"""`headroom`: deflect into the room that decode nodes have, when there is pressure to relieve.
+
+What it mends in the printed rule: several deflections per decode node, known at once from the
+ledger; no deflection while nobody waits; estimates that know of transfer, link queue, cached
+prefixes and decode admission; KV admission by learned output lengths; targets per request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import NamedTuple
+
+from spillway.core.chunks import ChunkPlan
+from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
+from spillway.core.errors import ConfigError
+from spillway.core.latency import step_s, tokens_s
+from spillway.core.placement import (
+    budget_s,
+    deflect_or_reject,
+    kv_veto,
+    least_loaded_decode,
+    mark_chosen,
+    output_tokens_expected,
+    safe_plan,
+    state_veto,
+)
+from spillway.core.ttft import ttft_via_decode, ttft_via_prefill
+from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
+
+
+class _Local(NamedTuple):
+    node: NodeView
+    plan: ChunkPlan
+    estimate: TtftEstimate
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """Deflect iff the prefill path has pressure and a safe decode node beats it by the margin.
+
+    Rule:    pressure: queue + transfer + admission on the best prefill path exceed one full prefill
+             step. A decode node is safe when its state is known and fresh, it holds fewer than
+             `deflections_max` prompts, KV admission passes and a chunk plan keeps every resident
+             within its target. Deflect to the soonest safe node iff
+             TTFT_dec <= margin(wait)·TTFT_pf, and TTFT_dec meets the target or beats TTFT_pf.
+    Formula: margin = 1 + (margin_max - 1)·clip((wait - w0)/(w1 - w0), 0, 1),
+             w0 = 0.1 and w1 = 0.5 of the TTFT target; 1 when the prefill path meets the target
+             with `slack_frac` of it to spare.
+    Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue,
+             learned output lengths.
+    Cost:    O(prefill nodes + decode nodes), independent of the prompt; at most `plans_max` plans.
+
+    margin_max: how much slower the decode path may be while many wait (it frees the queue).
+    """
+
+    deflections_max: int = 16
+    margin_max: float = 1.3
+    slack_frac: float = 0.3
+    plans_max: int = 4
+    name: str = "headroom"
+
+    def __post_init__(self) -> None:
+        if self.deflections_max < 1 or self.plans_max < 1:
+            raise ConfigError("headroom: deflections_max and plans_max must be at least 1")
+        if not (isfinite(self.margin_max) and self.margin_max >= 1):
+            raise ConfigError("headroom: margin_max must be a number >= 1")
+        if not 0 <= self.slack_frac <= 1:
+            raise ConfigError("headroom: slack_frac must be between 0 and 1")
+
+    def decide(self, request: RequestView, cluster: ClusterView) -> Decision:
+        output_tokens = output_tokens_expected(request, cluster)
+        decode = least_loaded_decode(request, cluster)
+        if decode is None:
+            return Decision(Route.REJECTED, Reason.NO_NODE)
+        remotes = self._remotes(request, cluster, decode, output_tokens)
+        if not remotes:
+            return deflect_or_reject(request, cluster)
+        remote = min(remotes, key=lambda one: one[2])
+        estimate = remote[1].estimate
+        assert estimate is not None
+        prefill = remote[0]
+        candidates = [one[1] for one in remotes]
+        wait_s = estimate.queue_s + estimate.transfer_s + estimate.admission_s
+        if wait_s <= _full_step_s(prefill):
+            return _keep(candidates, remote[1], Reason.NO_PRESSURE)
+        margin = self._margin(request, wait_s, remote[2])
+        best = self._soonest_local(request, cluster, output_tokens, candidates)
+        if best is None:
+            return _keep(candidates, remote[1], Reason.NO_SAFE_DECODE_NODE)
+        local_s = best.estimate.total_s
+        if local_s > margin * remote[2] or request.slo.ttft_s < local_s > remote[2]:
+            return _keep(candidates, remote[1], Reason.FASTER_ON_PREFILL)
+        node_id = best.node.spec.node_id
+        return Decision(
+            Route.DEFLECTED,
+            Reason.FASTER_ON_DECODE,
+            None,
+            node_id,
+            best.estimate,
+            best.plan,
+            False,
+            mark_chosen(candidates, None, node_id),
+        )
+
+    def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
+        node = least_loaded_decode(request, cluster)
+        return node.spec.node_id if node else None
+
+    def _margin(self, request: RequestView, wait_s: float, remote_s: float) -> float:
+        target_s = request.slo.ttft_s
+        if remote_s <= (1 - self.slack_frac) * target_s:
+            return 1.0
+        low_s, high_s = 0.1 * target_s, 0.5 * target_s
+        pressure_frac = min(1.0, max(0.0, (wait_s - low_s) / (high_s - low_s)))
+        return 1.0 + (self.margin_max - 1.0) * pressure_frac
+
+    def _remotes(
+        self, request: RequestView, cluster: ClusterView, decode: NodeView, output_tokens: int
+    ) -> list[tuple[NodeView, Candidate, float]]:
+        """Return (node, candidate, total seconds) for each usable prefill node."""
+        remotes = []
+        for node in cluster.prefill:
+            if node.usable:
+                estimate = ttft_via_prefill(request, node, decode, cluster.now_s, output_tokens)
+                candidate = Candidate(
+                    node.spec.node_id, decode.spec.node_id, estimate, Reason.SLOWER
+                )
+                remotes.append((node, candidate, estimate.total_s))
+        return remotes
+
+    def _soonest_local(
+        self,
+        request: RequestView,
+        cluster: ClusterView,
+        output_tokens: int,
+        candidates: list[Candidate],
+    ) -> _Local | None:
+        """Return the safe decode node with the least TTFT; note every verdict in `candidates`."""
+        eligible: list[tuple[float, NodeId, NodeView]] = []
+        for node in cluster.decode:
+            node_id = node.spec.node_id
+            veto = state_veto(node, cluster)
+            if veto is None and node.backlog_prompts >= self.deflections_max:
+                veto = Reason.CAP_VETO
+            if veto is None and kv_veto(request, node, output_tokens):
+                veto = Reason.KV_VETO
+            if veto is not None:
+                candidates.append(Candidate(None, node_id, None, veto))
+                continue
+            eligible.append((_bound_s(request, node, cluster.now_s), node_id, node))
+        eligible.sort(key=lambda one: one[:2])
+        best: _Local | None = None
+        for at, (bound_s, node_id, node) in enumerate(eligible):
+            if best is not None and (at >= self.plans_max or bound_s >= best.estimate.total_s):
+                candidates.append(Candidate(None, node_id, None, Reason.NOT_PLANNED))
+                continue
+            plan = safe_plan(request, node)
+            if plan is None:
+                candidates.append(Candidate(None, node_id, None, Reason.TBT_VETO))
+                continue
+            estimate = ttft_via_decode(request, node, plan, cluster.now_s)
+            candidates.append(Candidate(None, node_id, estimate, Reason.SLOWER))
+            if best is None or estimate.total_s < best.estimate.total_s:
+                best = _Local(node, plan, estimate)
+        return best
+
+
+def _keep(candidates: list[Candidate], remote: Candidate, reason: Reason) -> Decision:
+    """Return the decision for the prefill path."""
+    assert remote.estimate is not None
+    return Decision(
+        Route.PREFILL,
+        reason,
+        remote.prefill_node_id,
+        remote.decode_node_id,
+        remote.estimate,
+        candidates=mark_chosen(candidates, remote.prefill_node_id, remote.decode_node_id),
+    )
+
+
+def _full_step_s(node: NodeView) -> float:
+    """Return one full prefill step: what anybody may have to wait without a queue."""
+    profile = node.spec.profile
+    return profile.step_base_s + tokens_s(profile, node.spec.step_tokens_max)
+
+
+def _bound_s(request: RequestView, node: NodeView, now_s: float) -> float:
+    """Return a cheap estimate of TTFT_dec that ranks nodes before any plan is made.
+
+    Tokens flow at the rate at which the spare time of a step buys them at the steepest slope of f.
+    """
+    profile = node.spec.profile
+    tokens = request.uncached_tokens(node.spec.node_id)
+    queue_s = max(0.0, node.backlog_until_s - now_s)
+    slope_s = profile.hinge_slope_s[-1]
+    limit_s = budget_s(node)
+    if limit_s == inf:
+        return queue_s + tokens * slope_s
+    spare_s = limit_s - step_s(profile, node.decode_seqs, node.kv_used_tokens)
+    return queue_s + tokens * slope_s * limit_s / spare_s if spare_s > 0 else inf

@@ -1,0 +1,285 @@
+"""What each node is believed to be doing: its last report, plus what was sent to it since.
+
+Two sources per node. The *own* book sums what this dispatcher has outstanding there; alone it
+serves a stock engine that reports nothing. A *report* is the node's own word on everything,
+other dispatchers' work included, but it is old: it knows nothing of the dispatches above its
+`dispatch_seen`. The view is report + unseen, or the own book while there is no report. Each
+change rewrites the node's one live `NodeView`; nothing is recomputed when a decision reads it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from math import inf
+
+from spillway.core.chunks import drain_s
+from spillway.core.errors import InvariantViolation
+from spillway.core.events import NodeState
+from spillway.core.latency import prefill_s, token_pairs
+from spillway.core.lengths import OutputLengths
+from spillway.core.types import ClusterView, NodeId, NodeSpec, NodeView, RequestView, Role
+
+
+class Entry:
+    """One dispatch: what it adds to a node until it ends."""
+
+    __slots__ = ("decoding", "dispatch_id", "kv_tokens", "pairs", "tbt_s", "tokens", "unseen")
+
+    def __init__(
+        self, dispatch_id: int, tokens: int, pairs: float, kv_tokens: int, tbt_s: float
+    ) -> None:
+        self.dispatch_id = dispatch_id
+        self.tokens = tokens  # prefill work; 0 for a request whose KV is pulled
+        self.pairs = pairs
+        self.kv_tokens = kv_tokens
+        self.tbt_s = tbt_s  # target to protect; inf for prefill-only work
+        self.decoding = False
+        self.unseen = True  # no report includes it yet
+
+
+class NodeLedger:
+    """The book of one node. Every method that changes it leaves `view` up to date."""
+
+    __slots__ = (
+        "_joining_kv_tokens",
+        "_joining_seqs",
+        "_own",
+        "_own_decode_seqs",
+        "_own_kv_tokens",
+        "_own_pairs",
+        "_own_prompts",
+        "_own_tokens",
+        "_report",
+        "_tbt_counts",
+        "_unseen",
+        "_unseen_pairs",
+        "_unseen_prompts",
+        "_unseen_tokens",
+        "spec",
+        "view",
+    )
+
+    def __init__(self, spec: NodeSpec) -> None:
+        self.spec = spec
+        self.view = NodeView(spec=spec, kv_capacity_tokens=spec.kv_capacity_tokens)
+        self._report: NodeState | None = None
+        self._own: dict[int, Entry] = {}
+        self._own_prompts = self._own_tokens = self._own_decode_seqs = self._own_kv_tokens = 0
+        self._own_pairs = 0.0
+        self._unseen: deque[Entry] = deque()
+        self._unseen_prompts = self._unseen_tokens = 0
+        self._unseen_pairs = 0.0
+        self._joining_seqs = self._joining_kv_tokens = 0
+        self._tbt_counts: dict[float, int] = {}
+
+    def restarted(self) -> None:
+        """Forget what the node said before it was lost; bookings end by their own facts."""
+        self._report = None
+        view = self.view
+        view.reporting = view.over_budget = False
+        view.heard_at_s = view.backlog_until_s = view.link_until_s = -inf
+        view.kv_capacity_tokens = self.spec.kv_capacity_tokens
+        self._refresh()
+
+    @property
+    def outstanding(self) -> int:
+        """Return how many dispatches have not ended."""
+        return len(self._own)
+
+    def add_prefill(self, entry: Entry, now_s: float, execute_s: float) -> None:
+        """Book a prompt that runs here: `execute_s` is what it adds to the backlog."""
+        self._own[entry.dispatch_id] = entry
+        self._unseen.append(entry)
+        self._count_prefill(entry, 1)
+        self._unseen_prompts += 1
+        self._unseen_tokens += entry.tokens
+        self._unseen_pairs += entry.pairs
+        self._own_kv_tokens += entry.kv_tokens
+        self._protect(entry)
+        self.view.backlog_until_s = max(self.view.backlog_until_s, now_s) + execute_s
+        self._refresh()
+
+    def add_decode(self, entry: Entry) -> None:
+        """Book a request whose KV this node pulls; it counts as a stream from now on."""
+        entry.unseen = False
+        self._own[entry.dispatch_id] = entry
+        entry.decoding = False
+        self._joining_seqs += 1
+        self._joining_kv_tokens += entry.kv_tokens
+        self._own_decode_seqs += 1
+        self._own_kv_tokens += entry.kv_tokens
+        self._protect(entry)
+        self._refresh()
+
+    def first_token(self, entry: Entry, now_s: float) -> None:
+        """The request decodes from here on: its prefill work, or its pull, is over."""
+        if entry.decoding:
+            return
+        entry.decoding = True
+        if entry.tokens:
+            self._end_prefill(entry, now_s)
+            self._own_decode_seqs += 1
+        else:
+            self._joining_seqs -= 1
+            self._joining_kv_tokens -= entry.kv_tokens
+        self._refresh()
+
+    def end(self, entry: Entry, now_s: float) -> None:
+        """The dispatch is over, however it ended. Raises InvariantViolation if not booked here."""
+        if self._own.pop(entry.dispatch_id, None) is None:
+            raise InvariantViolation(
+                f"dispatch {entry.dispatch_id} is not booked on {self.spec.node_id}"
+            )
+        if entry.tokens and not entry.decoding:
+            self._end_prefill(entry, now_s)
+        elif entry.decoding:
+            self._own_decode_seqs -= 1
+        else:
+            self._own_decode_seqs -= 1
+            self._joining_seqs -= 1
+            self._joining_kv_tokens -= entry.kv_tokens
+        self._own_kv_tokens -= entry.kv_tokens
+        if entry.tbt_s != inf:
+            left = self._tbt_counts[entry.tbt_s] - 1
+            if left:
+                self._tbt_counts[entry.tbt_s] = left
+            else:
+                del self._tbt_counts[entry.tbt_s]
+        self._refresh()
+
+    def report(self, state: NodeState) -> None:
+        """Replace the base by the node's own word; keep what it cannot know yet."""
+        self._report = state
+        while self._unseen and self._unseen[0].dispatch_id <= state.dispatch_seen:
+            entry = self._unseen.popleft()
+            if entry.unseen:
+                entry.unseen = False
+                self._unseen_prompts -= 1
+                self._unseen_tokens -= entry.tokens
+                self._unseen_pairs -= entry.pairs
+        view = self.view
+        view.heard_at_s = state.taken_at_s
+        view.reporting = True
+        view.over_budget = state.over_budget
+        if state.kv_capacity_tokens:
+            view.kv_capacity_tokens = state.kv_capacity_tokens
+        self._refresh()
+        view.backlog_until_s = state.taken_at_s + self._drain_s(
+            view.backlog_tokens, view.backlog_token_pairs
+        )
+
+    def _protect(self, entry: Entry) -> None:
+        if entry.tbt_s != inf:
+            self._tbt_counts[entry.tbt_s] = self._tbt_counts.get(entry.tbt_s, 0) + 1
+
+    def _count_prefill(self, entry: Entry, sign: int) -> None:
+        self._own_prompts += sign
+        self._own_tokens += sign * entry.tokens
+        self._own_pairs += sign * entry.pairs
+        if not self._own_prompts:
+            self._own_pairs = 0.0  # sums of floats drift; an empty book has no remainder
+
+    def _end_prefill(self, entry: Entry, now_s: float) -> None:
+        self._count_prefill(entry, -1)
+        if entry.unseen:
+            entry.unseen = False  # stays in the deque until a report passes it
+            self._unseen_prompts -= 1
+            self._unseen_tokens -= entry.tokens
+            self._unseen_pairs -= entry.pairs
+        if self._report is None:
+            while self._unseen and not self._unseen[0].unseen:
+                self._unseen.popleft()
+            self.view.backlog_until_s = now_s + self._drain_s(self._own_tokens, self._own_pairs)
+
+    def _drain_s(self, tokens: int, pairs: float) -> float:
+        spec, view = self.spec, self.view
+        if tokens <= 0:
+            return 0.0
+        if spec.role is Role.PREFILL:
+            return prefill_s(spec.profile, tokens, pairs, spec.step_tokens_max)
+        return drain_s(
+            spec.profile,
+            view.decode_seqs,
+            view.kv_used_tokens,
+            tokens,
+            pairs,
+            view.tbt_s_min * spec.tbt_margin_frac,
+            spec.chunk_tokens_max,
+            spec.chunk_tokens_multiple,
+        )
+
+    def _refresh(self) -> None:
+        view, said = self.view, self._report
+        tbt_s = min(self._tbt_counts, default=inf)
+        if said is None:
+            view.backlog_prompts = self._own_prompts
+            view.backlog_tokens = self._own_tokens
+            view.backlog_token_pairs = self._own_pairs
+            view.decode_seqs = self._own_decode_seqs
+            view.kv_used_tokens = self._own_kv_tokens
+            view.tbt_s_min = tbt_s
+            return
+        view.backlog_prompts = said.backlog_prompts + self._unseen_prompts
+        view.backlog_tokens = said.backlog_tokens + self._unseen_tokens
+        view.backlog_token_pairs = said.backlog_token_pairs + self._unseen_pairs
+        view.decode_seqs = said.decode_seqs + self._joining_seqs
+        # Promised as well as resident: the rest of every prompt under way will need its room.
+        view.kv_used_tokens = said.kv_used_tokens + self._joining_kv_tokens + view.backlog_tokens
+        view.tbt_s_min = min(said.tbt_s_min, tbt_s)
+
+
+class Ledger:
+    """Every node's book, and the cluster view that policies read."""
+
+    __slots__ = ("_view", "lengths", "nodes")
+
+    def __init__(self, specs: Iterable[NodeSpec], *, report_age_max_s: float) -> None:
+        ordered = sorted(specs, key=lambda spec: spec.node_id)
+        self.nodes: dict[NodeId, NodeLedger] = {spec.node_id: NodeLedger(spec) for spec in ordered}
+        self.lengths = OutputLengths()
+        views = [node.view for node in self.nodes.values()]
+        self._view = ClusterView(
+            prefill=tuple(view for view in views if view.spec.role is Role.PREFILL),
+            decode=tuple(view for view in views if view.spec.role is Role.DECODE),
+            report_age_max_s=report_age_max_s,
+            output_tokens_by_class=self.lengths.by_class,
+        )
+
+    def cluster(
+        self, now_s: float, decisions: int, without: frozenset[NodeId] = frozenset()
+    ) -> ClusterView:
+        """Return the live view, less the nodes in `without`. O(1) when there are none."""
+        view = self._view
+        if without:
+            view = replace(
+                view,
+                prefill=tuple(n for n in view.prefill if n.spec.node_id not in without),
+                decode=tuple(n for n in view.decode if n.spec.node_id not in without),
+            )
+        view.now_s = now_s
+        view.decisions = decisions
+        return view
+
+
+def frozen_copy(cluster: ClusterView) -> ClusterView:
+    """Return a copy that later events do not change: what a decision log keeps."""
+    return replace(
+        cluster,
+        prefill=tuple(replace(node) for node in cluster.prefill),
+        decode=tuple(replace(node) for node in cluster.decode),
+        output_tokens_by_class=dict(cluster.output_tokens_by_class),
+    )
+
+
+def prefill_entry(dispatch_id: int, request: RequestView, node_id: NodeId, tbt_s: float) -> Entry:
+    """Return the entry of a prompt that runs on `node_id`. tbt_s: inf on a prefill node."""
+    tokens = request.uncached_tokens(node_id)
+    pairs = token_pairs(tokens, request.prompt_tokens - tokens)
+    return Entry(dispatch_id, tokens, pairs, request.prompt_tokens, tbt_s)
+
+
+def decode_entry(dispatch_id: int, request: RequestView) -> Entry:
+    """Return the entry of a request whose KV is pulled."""
+    return Entry(dispatch_id, 0, 0.0, request.prompt_tokens, request.slo.tbt_s)

@@ -1,0 +1,174 @@
+"""Where a prompt or a stream could go, and what forbids it: the pieces that policies share.
+
+Each veto is a word (`Reason`), never a silent skip. Missing or stale state is a veto.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from spillway.core.chunks import STEP_TOLERANCE_S, ChunkPlan, plan_chunks
+from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
+from spillway.core.latency import step_s
+from spillway.core.ttft import OUTPUT_TOKENS_DEFAULT, execute_on_prefill_s, ttft_via_decode
+from spillway.core.types import ChunkMode, ClusterView, NodeId, NodeView, RequestView
+
+# Share of a node's KV that admission may promise; the rest absorbs what outgrows the forecast.
+KV_WATERMARK_FRAC = 0.92
+
+
+def output_tokens_expected(request: RequestView, cluster: ClusterView) -> int:
+    """Return how long the answer is taken to become: the class's learned quantile, capped."""
+    learned = cluster.output_tokens_by_class.get(request.class_name, OUTPUT_TOKENS_DEFAULT)
+    return min(learned, request.output_tokens_max) if request.output_tokens_max else learned
+
+
+def least_loaded_decode(request: RequestView, cluster: ClusterView) -> NodeView | None:
+    """Return the usable decode node whose next step with the new stream is the shortest.
+
+    Nodes with KV room come first; deflected work under way counts as a step at its budget.
+    Ties break by node id. Cost O(decode nodes).
+    """
+    best: NodeView | None = None
+    best_full, best_s = True, inf
+    for node in cluster.decode:
+        if not node.usable:
+            continue
+        spec = node.spec
+        kv_tokens = node.kv_used_tokens + request.prompt_tokens
+        next_s = step_s(spec.profile, node.decode_seqs + 1, kv_tokens)
+        if node.backlog_prompts:
+            next_s = max(next_s, min(node.tbt_s_min, request.slo.tbt_s) * spec.tbt_margin_frac)
+        full = 0 < node.kv_capacity_tokens < kv_tokens
+        if best is None or (full, next_s) < (best_full, best_s):
+            best, best_full, best_s = node, full, next_s
+    return best
+
+
+def soonest_prefill(request: RequestView, cluster: ClusterView) -> NodeView | None:
+    """Return the usable prefill node that would finish the prompt first, by predicted seconds."""
+    best: NodeView | None = None
+    best_s = inf
+    now_s = cluster.now_s
+    for node in cluster.prefill:
+        if node.usable:
+            done_s = max(node.backlog_until_s, now_s) + execute_on_prefill_s(request, node)
+            if best is None or done_s < best_s:
+                best, best_s = node, done_s
+    return best
+
+
+def state_veto(node: NodeView, cluster: ClusterView) -> Reason | None:
+    """Return why nothing at all may be deflected to `node` now, or None."""
+    if not node.usable:
+        return Reason.NODE_DOWN
+    mode = node.spec.chunk_mode
+    if mode is ChunkMode.UNKNOWN or (mode is ChunkMode.ENGINE and not node.reporting):
+        return Reason.STALE_VETO
+    if node.reporting and cluster.now_s - node.heard_at_s > cluster.report_age_max_s:
+        return Reason.STALE_VETO
+    if node.over_budget:
+        return Reason.TBT_VETO
+    return None
+
+
+def kv_veto(request: RequestView, node: NodeView, output_tokens: int) -> bool:
+    """Return whether the prompt, its answer and its neighbours' growth would overfill the node."""
+    if node.kv_capacity_tokens <= 0:
+        return True
+    growth = node.decode_seqs * output_tokens // 2
+    need = node.kv_used_tokens + growth + request.prompt_tokens + output_tokens
+    return need > KV_WATERMARK_FRAC * node.kv_capacity_tokens
+
+
+def budget_s(node: NodeView) -> float:
+    """Return the longest step that keeps every resident of `node` within its target; inf if none.
+
+    Deflected prompts ahead will be decoding by the time it matters, so they count as residents.
+    """
+    if node.decode_seqs or node.backlog_prompts:
+        return node.tbt_s_min * node.spec.tbt_margin_frac
+    return inf
+
+
+def safe_plan(request: RequestView, node: NodeView) -> ChunkPlan | None:
+    """Return the chunk schedule of the whole prompt that keeps every resident within its target.
+
+    The target protected is the strictest of the residents'; an empty node protects nobody yet.
+    On a stock engine (STATIC) the chunk is its setting, and the worst step must be safe.
+    """
+    limit_s = budget_s(node)
+    plan = plan_within(request, node, limit_s)
+    if plan is None or plan.step_s_max > limit_s + STEP_TOLERANCE_S:
+        return None
+    return plan
+
+
+def plan_within(request: RequestView, node: NodeView, limit_s: float) -> ChunkPlan | None:
+    """Return the schedule `node` would run the prompt by, its steps sized to `limit_s`.
+
+    A stock engine (STATIC) sizes nothing: its chunk is fixed, whatever the limit.
+    """
+    spec = node.spec
+    profile = spec.profile
+    seqs = node.decode_seqs + node.backlog_prompts
+    kv_tokens = node.kv_used_tokens
+    tokens = request.uncached_tokens(spec.node_id)
+    context = request.prompt_tokens - tokens
+    if spec.chunk_mode is ChunkMode.STATIC:
+        chunk = min(spec.chunk_tokens_max, tokens)
+        return plan_chunks(profile, seqs, kv_tokens, context, tokens, inf, chunk, 1)
+    return plan_chunks(
+        profile,
+        seqs,
+        kv_tokens,
+        context,
+        tokens,
+        limit_s,
+        spec.chunk_tokens_max,
+        spec.chunk_tokens_multiple,
+    )
+
+
+def deflect_or_reject(request: RequestView, cluster: ClusterView) -> Decision:
+    """Return what every policy does when no prefill node is usable: deflect if safe, else 503."""
+    output_tokens = output_tokens_expected(request, cluster)
+    looked_at: list[Candidate] = []
+    best: tuple[float, NodeView, ChunkPlan, TtftEstimate] | None = None
+    for node in cluster.decode:
+        veto = state_veto(node, cluster)
+        if veto is None and kv_veto(request, node, output_tokens):
+            veto = Reason.KV_VETO
+        plan = safe_plan(request, node) if veto is None else None
+        if plan is None:
+            looked_at.append(Candidate(None, node.spec.node_id, None, veto or Reason.TBT_VETO))
+            continue
+        estimate = ttft_via_decode(request, node, plan, cluster.now_s)
+        looked_at.append(Candidate(None, node.spec.node_id, estimate, Reason.SLOWER))
+        if best is None or estimate.total_s < best[0]:
+            best = (estimate.total_s, node, plan, estimate)
+    if best is None:
+        return Decision(Route.REJECTED, Reason.NO_NODE, candidates=tuple(looked_at))
+    _, node, plan, estimate = best
+    node_id = node.spec.node_id
+    return Decision(
+        Route.DEFLECTED,
+        Reason.PREFILL_DOWN,
+        None,
+        node_id,
+        estimate,
+        plan,
+        candidates=mark_chosen(looked_at, None, node_id),
+    )
+
+
+def mark_chosen(
+    candidates: list[Candidate], prefill_node_id: NodeId | None, decode_node_id: NodeId | None
+) -> tuple[Candidate, ...]:
+    """Return the candidates with the chosen one marked."""
+    return tuple(
+        one._replace(verdict=Reason.CHOSEN)
+        if one.prefill_node_id == prefill_node_id and one.decode_node_id == decode_node_id
+        else one
+        for one in candidates
+    )

@@ -1,0 +1,114 @@
+"""Predicted TTFT by each path, in the five parts that a run also measures.
+
+The parts add up to the total, so a wrong prediction can be blamed on queueing, execution, transfer,
+admission or the first decode step. Admission counts only what it adds: the prefill path's total is
+`max(queue + execute + transfer, admission) + first step`, overlap included.
+"""
+
+from __future__ import annotations
+
+from spillway.core.chunks import ChunkPlan
+from spillway.core.decide import TtftEstimate
+from spillway.core.latency import prefill_s, step_s, token_pairs
+from spillway.core.types import NodeView, RequestView
+
+# Assumed output length while no completion has been seen.
+OUTPUT_TOKENS_DEFAULT = 256
+
+
+def execute_on_prefill_s(request: RequestView, node: NodeView) -> float:
+    """Return the seconds the prompt adds to a prefill node's packed FIFO backlog. Cost O(1)."""
+    spec = node.spec
+    tokens = request.uncached_tokens(spec.node_id)
+    pairs = token_pairs(tokens, request.prompt_tokens - tokens)
+    if node.backlog_tokens <= 0:
+        return prefill_s(spec.profile, tokens, pairs, spec.step_tokens_max)
+    ahead_tokens, ahead_pairs = node.backlog_tokens, node.backlog_token_pairs
+    return prefill_s(
+        spec.profile, ahead_tokens + tokens, ahead_pairs + pairs, spec.step_tokens_max
+    ) - prefill_s(spec.profile, ahead_tokens, ahead_pairs, spec.step_tokens_max)
+
+
+def ttft_via_prefill(
+    request: RequestView,
+    prefill: NodeView,
+    decode: NodeView,
+    now_s: float,
+    output_tokens: int = OUTPUT_TOKENS_DEFAULT,
+) -> TtftEstimate:
+    """Predict TTFT when the prompt runs on `prefill` and its KV moves to `decode`.
+
+    Formula: max(queue + execute + transfer, admission) + T_d(B + 1, KV + prompt).
+    Reads:   backlog and link of `prefill` (report + what was sent since), the batch of `decode`.
+    Cost:    O(log hinges).
+    """
+    queue_s = max(0.0, prefill.backlog_until_s - now_s)
+    execute_s = execute_on_prefill_s(request, prefill)
+    transfer_s = _transfer_s(request, prefill, decode, now_s, queue_s + execute_s)
+    profile = decode.spec.profile
+    seqs, kv_tokens = decode.decode_seqs, decode.kv_used_tokens
+    ready_s = queue_s + execute_s + transfer_s
+    admission_s = max(0.0, _kv_wait_s(request, decode, output_tokens) - ready_s)
+    if seqs:  # A pulled request joins at a step boundary, on average half a step away.
+        admission_s += 0.5 * step_s(profile, seqs, kv_tokens)
+    return TtftEstimate(
+        queue_s,
+        execute_s,
+        transfer_s,
+        admission_s,
+        step_s(profile, seqs + 1, kv_tokens + request.prompt_tokens),
+    )
+
+
+def ttft_via_decode(
+    request: RequestView, decode: NodeView, plan: ChunkPlan, now_s: float
+) -> TtftEstimate:
+    """Predict TTFT when the prompt runs on `decode`, in place, by `plan`.
+
+    Formula: deflected work ahead + the plan's own time; its last chunk yields the first token, so
+    there is neither a transfer nor a further step. Cost O(log hinges).
+    """
+    queue_s = max(0.0, decode.backlog_until_s - now_s)
+    boundary_s = 0.0
+    if decode.decode_seqs and queue_s == 0.0:
+        boundary_s = 0.5 * step_s(decode.spec.profile, decode.decode_seqs, decode.kv_used_tokens)
+    return TtftEstimate(queue_s, plan.execute_s, 0.0, boundary_s, 0.0)
+
+
+def transfer_bytes(request: RequestView, prefill: NodeView, decode: NodeView) -> int:
+    """Return the KV bytes that must move: the tokens that `decode` does not hold already."""
+    tokens = request.uncached_tokens(decode.spec.node_id)
+    return tokens * prefill.spec.profile.kv_bytes_per_token
+
+
+def link_s(prefill: NodeView, decode: NodeView, kv_bytes: int) -> float:
+    """Return the seconds `kv_bytes` take between two nodes on an idle link: base + bytes / rate."""
+    rate = min(prefill.spec.link_bytes_per_s, decode.spec.link_bytes_per_s)
+    return max(prefill.spec.link_base_s, decode.spec.link_base_s) + kv_bytes / rate
+
+
+def _transfer_s(
+    request: RequestView, prefill: NodeView, decode: NodeView, now_s: float, ready_in_s: float
+) -> float:
+    """Return the transfer with the wait for the link, given when the prompt will be prefilled.
+
+    The link is free once it has carried what it holds and what the backlog ahead will put on it:
+    on a slow link that, and not the prefill, is the queue.
+    """
+    own_s = link_s(prefill, decode, transfer_bytes(request, prefill, decode))
+    rate = min(prefill.spec.link_bytes_per_s, decode.spec.link_bytes_per_s)
+    ahead_s = prefill.backlog_tokens * prefill.spec.profile.kv_bytes_per_token / rate
+    free_in_s = max(0.0, prefill.link_until_s - now_s) + ahead_s
+    return max(0.0, free_in_s - ready_in_s) + own_s
+
+
+def _kv_wait_s(request: RequestView, decode: NodeView, output_tokens: int) -> float:
+    """Return the expected wait for KV room: what is lacking over the rate at which streams free it.
+
+    A stream frees its share kv_used/B every output_tokens·T/B seconds, in the steady state.
+    """
+    lacking = decode.kv_used_tokens + request.prompt_tokens - decode.kv_capacity_tokens
+    if lacking <= 0 or not decode.kv_capacity_tokens or not decode.decode_seqs:
+        return 0.0
+    now_step_s = step_s(decode.spec.profile, decode.decode_seqs, decode.kv_used_tokens)
+    return lacking * output_tokens * now_step_s / decode.kv_used_tokens

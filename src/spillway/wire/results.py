@@ -1,0 +1,195 @@
+"""The JSON that `spillway demo`, `simulate` and `load` write: one object per policy run.
+
+Documented for users in docs/results.md; a change here bumps RESULTS_SCHEMA_VERSION and goes into
+CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from spillway.core.errors import InvariantViolation
+from spillway.stats import GapHistogram, percentile
+from spillway.wire.records import RequestRecord
+
+RESULTS_SCHEMA_VERSION = 1
+
+LATE_GAPS_MAX_PER_100 = 1  # of a request's token gaps, for tbt_99 and joint_99
+
+
+class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """arrived = finished + failed + rejected + cancelled once a run is over."""
+
+    arrived: int
+    finished: int
+    failed: int
+    rejected: int
+    cancelled: int
+
+
+class TtftSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, over the requests that got a first token."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class TbtSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, over every token gap of every request."""
+
+    p50: float
+    p99: float
+    max: float
+
+
+class Attainment(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares of the arrived requests (0 to 1) that met a target; one without a token met none.
+
+    tbt_mean, joint_mean: by the request's mean gap.  tbt_99, joint_99: at least 99 % of its gaps.
+    """
+
+    ttft: float
+    tbt_mean: float
+    tbt_99: float
+    joint_mean: float
+    joint_99: float
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy on one workload.
+
+    late_tokens_frac: share of all gaps above their request's target.
+    deflected_frac: share of the decided requests.
+    ttft_parts_p95_s: mean of each part over the requests between p93 and p97 of TTFT, so that the
+    parts add up to about the p95 TTFT; empty when parts were not recorded.
+    wall_s: wall-clock seconds the run took.
+    """
+
+    policy: str
+    requests: RequestCounts
+    ttft_s: TtftSummary
+    tbt_s: TbtSummary
+    late_tokens_frac: float
+    attainment: Attainment
+    deflected_frac: float
+    kv_bytes_moved: int
+    ttft_parts_p95_s: dict[str, float]
+    wall_s: float
+    reasons: dict[str, int]
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole comparison. `config` echoes every option that shaped it."""
+
+    runs: list[RunResult]
+    seed: int
+    spillway_version: str
+    config: dict[str, Any]
+    schema_version: int = RESULTS_SCHEMA_VERSION
+
+
+def summarise(
+    *, policy: str, records: Sequence[RequestRecord], gaps: GapHistogram, wall_s: float
+) -> RunResult:
+    """Return the figures of one run from its request records and all its token gaps.
+
+    `records` holds every request that arrived, once, after the run is over; `gaps` every gap the
+    records count. Definitions: the structs above. A figure over nothing is 0 (no request arrived,
+    none got a token), never NaN, so that the result is always valid JSON. Raises
+    InvariantViolation on a record with an outcome that is none of the four. O(n log n).
+    """
+    outcomes = Counter(record.outcome for record in records)
+    counts = RequestCounts(
+        arrived=len(records),
+        finished=outcomes.pop("finished", 0),
+        failed=outcomes.pop("failed", 0),
+        rejected=outcomes.pop("rejected", 0),
+        cancelled=outcomes.pop("cancelled", 0),
+    )
+    if outcomes:
+        raise InvariantViolation(f"a request cannot end as {sorted(outcomes)}")
+    gap_count = sum(record.gaps for record in records)
+    routes = Counter(record.route for record in records if record.route)
+    reasons = Counter(record.reason for record in records if record.reason)
+    return RunResult(
+        policy=policy,
+        requests=counts,
+        ttft_s=_ttft_summary(records),
+        tbt_s=TbtSummary(p50=gaps.quantile(0.50), p99=gaps.quantile(0.99), max=gaps.max_s),
+        late_tokens_frac=_share(sum(record.gaps_late for record in records), gap_count),
+        attainment=_attainment(records),
+        deflected_frac=_share(routes["deflected"], routes.total()),
+        kv_bytes_moved=sum(record.kv_bytes_moved for record in records),
+        ttft_parts_p95_s=_ttft_parts_p95_s(records),
+        wall_s=wall_s,
+        reasons=dict(sorted(reasons.items())),
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _ttft_summary(records: Sequence[RequestRecord]) -> TtftSummary:
+    ttfts_s = sorted(record.ttft_s for record in records if record.ttft_s is not None)
+    if not ttfts_s:
+        return TtftSummary(mean=0.0, p50=0.0, p95=0.0, p99=0.0)
+    return TtftSummary(
+        mean=sum(ttfts_s) / len(ttfts_s),
+        p50=percentile(ttfts_s, 0.50),
+        p95=percentile(ttfts_s, 0.95),
+        p99=percentile(ttfts_s, 0.99),
+    )
+
+
+def _attainment(records: Sequence[RequestRecord]) -> Attainment:
+    """A request with one token has no gap and so meets its TBT target."""
+    ttft = tbt_mean = tbt_99 = joint_mean = joint_99 = 0
+    for record in records:
+        if record.ttft_s is None:
+            continue
+        in_ttft = record.ttft_s <= record.slo_ttft_s
+        in_mean = record.gap_mean_s <= record.slo_tbt_s
+        in_99 = record.gaps_late * 100 <= record.gaps * LATE_GAPS_MAX_PER_100
+        ttft += in_ttft
+        tbt_mean += in_mean
+        tbt_99 += in_99
+        joint_mean += in_ttft and in_mean
+        joint_99 += in_ttft and in_99
+    arrived = len(records)
+    return Attainment(
+        ttft=_share(ttft, arrived),
+        tbt_mean=_share(tbt_mean, arrived),
+        tbt_99=_share(tbt_99, arrived),
+        joint_mean=_share(joint_mean, arrived),
+        joint_99=_share(joint_99, arrived),
+    )
+
+
+def _ttft_parts_p95_s(records: Sequence[RequestRecord]) -> dict[str, float]:
+    """With too few requests for one to lie between p93 and p97, the one next to p95 speaks."""
+    known = sorted(
+        (
+            (record.ttft_s, record.parts)
+            for record in records
+            if record.ttft_s is not None and record.parts is not None
+        ),
+        key=lambda pair: pair[0],
+    )
+    if not known:
+        return {}
+    ttfts_s = [ttft_s for ttft_s, _ in known]
+    first = bisect_left(ttfts_s, percentile(ttfts_s, 0.93))
+    end = bisect_right(ttfts_s, percentile(ttfts_s, 0.97))
+    if first == end:
+        first = round(0.95 * (len(known) - 1))
+        end = first + 1
+    band = [msgspec.structs.asdict(parts) for _, parts in known[first:end]]
+    return {name: sum(parts[name] for parts in band) / len(band) for name in band[0]}
