@@ -18,7 +18,7 @@ from spillway.core.placement import (
     soonest_prefill,
     state_veto,
 )
-from spillway.core.ttft import ttft_via_decode, ttft_via_prefill
+from spillway.core.ttft import decode_side, ttft_via_decode, ttft_via_prefill
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
 
 
@@ -122,7 +122,8 @@ def _to_prefill(
     if decode is None:
         return Decision(Route.REJECTED, Reason.NO_NODE)
     expected = output_tokens_expected(request, cluster)
-    estimate = ttft_via_prefill(request, prefill, decode, cluster.now_s, expected)
+    side = decode_side(request, decode, expected)
+    estimate = ttft_via_prefill(request, prefill, decode, cluster.now_s, side)
     chosen = Candidate(prefill_id, decode_id, estimate, Reason.CHOSEN)
     return Decision(Route.PREFILL, reason, prefill_id, decode_id, estimate, candidates=(chosen,))
 

@@ -72,38 +72,94 @@ def plan_chunks(
     budget_s: float,
     chunk_tokens_cap: int,
     chunk_tokens_multiple: int,
+    sizes_max: int = 0,
 ) -> ChunkPlan | None:
     """Return the schedule that `next_chunk_tokens` gives step by step, or None if it gets stuck.
 
     The batch is held as it is: `decode_seqs` sequences, each adding one KV token per step;
     `context_tokens` of the prompt are already there (a cached prefix), `prompt_tokens` are to be
     computed. Every step is within `budget_s` (INV-4) and the chunks sum to the prompt (INV-5).
+    sizes_max > 0 coarsens the multiple until about that many distinct sizes remain, so that a
+    decision costs the same for a prompt of 32k tokens as for one of 1k; 0 is exact.
     """
+    limit = _limit_tokens(
+        profile, decode_seqs, kv_tokens, context_tokens, budget_s, chunk_tokens_cap
+    )
+    if prompt_tokens <= limit:
+        only_s = step_s(profile, decode_seqs, kv_tokens, prompt_tokens, context_tokens)
+        return ChunkPlan(((prompt_tokens, 1),), only_s, only_s)
+    multiple = chunk_tokens_multiple
+    if sizes_max:
+        multiple *= _coarsening(profile, limit, prompt_tokens, multiple * sizes_max)
+    if limit < multiple:
+        return None
+    chunk = int(limit) // multiple * multiple
+    return _run_lengths(
+        profile,
+        decode_seqs,
+        kv_tokens,
+        context_tokens,
+        prompt_tokens,
+        budget_s + STEP_TOLERANCE_S,
+        chunk,
+        multiple,
+        chunk_tokens_cap,
+    )
+
+
+def _run_lengths(
+    profile: LatencyProfile,
+    decode_seqs: int,
+    kv_tokens: int,
+    context_tokens: int,
+    prompt_tokens: int,
+    limit_s: float,
+    chunk: int,
+    multiple: int,
+    cap_tokens: int,
+) -> ChunkPlan | None:
+    """Return the schedule that starts with `chunk`, in one pass over the distinct sizes."""
+    pair_s, kv_token_s = profile.token_pair_s, profile.kv_token_s
+    fixed_s = profile.step_base_s + kv_token_s * kv_tokens
+    growth_s = kv_token_s * decode_seqs
     chunks: list[tuple[int, int]] = []
     execute_s = step_s_max = 0.0
     steps_total = 0
-    while prompt_tokens > 0:
-        limit = _limit_tokens(
-            profile, decode_seqs, kv_tokens, context_tokens, budget_s, chunk_tokens_cap
-        )
-        chunk = _quantised(limit, prompt_tokens, chunk_tokens_multiple)
-        if chunk == 0 or steps_total >= STEPS_MAX:
-            return None
-        first_s = step_s(profile, decode_seqs, kv_tokens, chunk, context_tokens)
-        slope_s = profile.kv_token_s * decode_seqs + profile.token_pair_s * chunk * chunk
-        # Stop where the rest may fit whole: from there on the size is looked at again.
-        full_steps = max(1, ceil((prompt_tokens - int(limit)) / chunk))
-        steps = _steps_within(first_s, slope_s, budget_s, full_steps)
+    while steps_total <= STEPS_MAX:
+        size = chunk
+        if prompt_tokens <= chunk:
+            size = prompt_tokens
+        elif prompt_tokens < chunk + multiple and prompt_tokens <= cap_tokens:
+            # The rest of the prompt is taken whole where that fits, be it no multiple.
+            rest_s = step_s(profile, decode_seqs, 0, prompt_tokens, context_tokens)
+            if rest_s + fixed_s - profile.step_base_s <= limit_s:
+                size = prompt_tokens
+        first_s = fixed_s + tokens_s(profile, decode_seqs + size)
+        first_s += pair_s * size * (context_tokens + (size + 1) / 2)
+        if first_s > limit_s:
+            chunk -= multiple
+            if chunk <= 0:
+                return None
+            continue
+        if size == prompt_tokens:
+            _append(chunks, size, 1)
+            return ChunkPlan(tuple(chunks), execute_s + first_s, max(step_s_max, first_s))
+        # Up to where the rest may fit whole: from there on the size is looked at again.
+        steps = (prompt_tokens - multiple) // size or 1
+        slope_s = growth_s + pair_s * size * size
         last_s = first_s + slope_s * (steps - 1)
+        if last_s > limit_s:
+            steps = int((limit_s - first_s) / slope_s) + 1
+            last_s = first_s + slope_s * (steps - 1)
         execute_s += steps * (first_s + last_s) / 2
-        step_s_max = max(step_s_max, last_s)
-        _append(chunks, chunk, steps)
+        if last_s > step_s_max:
+            step_s_max = last_s
+        _append(chunks, size, steps)
         steps_total += steps
-        done = chunk * steps
-        prompt_tokens -= done
-        context_tokens += done
-        kv_tokens += decode_seqs * steps
-    return ChunkPlan(tuple(chunks), execute_s, step_s_max)
+        prompt_tokens -= size * steps
+        context_tokens += size * steps
+        fixed_s += growth_s * steps
+    return None
 
 
 def plan_from_sizes(
@@ -197,6 +253,20 @@ def _limit_tokens(
         profile, decode_seqs, kv_tokens, context_tokens, budget_s + STEP_TOLERANCE_S
     )
     return fits if fits < chunk_tokens_cap else chunk_tokens_cap
+
+
+def _coarsening(
+    profile: LatencyProfile, first_tokens: float, prompt_tokens: int, span_tokens: int
+) -> int:
+    """Return by how much to coarsen the multiple so that the sizes in use span `span_tokens`.
+
+    A chunk shrinks from c to about c·slope/(slope + a_attn·prompt) as its context grows.
+    """
+    slope_s = profile.hinge_slope_s[-1]
+    shrink_s = profile.token_pair_s * prompt_tokens
+    if shrink_s <= 0.0:
+        return 1
+    return max(1, ceil(first_tokens * shrink_s / (slope_s + shrink_s) / span_tokens))
 
 
 def _quantised(limit_tokens: float, remaining_tokens: int, chunk_tokens_multiple: int) -> int:

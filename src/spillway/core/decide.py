@@ -43,7 +43,6 @@ class Reason(StrEnum):
     TTFT_VETO = "ttft_veto"  # it would miss the request's own target
     NODE_DOWN = "node_down"
     SLOWER = "slower"  # a feasible candidate that lost
-    NOT_PLANNED = "not_planned"  # pruned: a cheap bound says it cannot win
     CHOSEN = "chosen"
 
 

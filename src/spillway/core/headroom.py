@@ -25,7 +25,7 @@ from spillway.core.placement import (
     safe_plan,
     state_veto,
 )
-from spillway.core.ttft import ttft_via_decode, ttft_via_prefill
+from spillway.core.ttft import decode_side, ttft_via_decode, ttft_via_prefill
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
 
 
@@ -49,7 +49,9 @@ class Headroom:
              with `slack_frac` of it to spare.
     Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue,
              learned output lengths.
-    Cost:    O(prefill nodes + decode nodes), independent of the prompt; at most `plans_max` plans.
+    Cost:    O(prefill nodes + decode nodes), whatever the prompt. With more than `plans_max`
+             eligible nodes a cheap rank orders them and plans stop after `plans_max`; nodes that
+             the rank left out are not among the candidates.
 
     margin_max: how much slower the decode path may be while many wait (it frees the queue).
     """
@@ -120,9 +122,10 @@ class Headroom:
     ) -> list[tuple[NodeView, Candidate, float]]:
         """Return (node, candidate, total seconds) for each usable prefill node."""
         remotes = []
+        side = decode_side(request, decode, output_tokens)
         for node in cluster.prefill:
             if node.usable:
-                estimate = ttft_via_prefill(request, node, decode, cluster.now_s, output_tokens)
+                estimate = ttft_via_prefill(request, node, decode, cluster.now_s, side)
                 candidate = Candidate(
                     node.spec.node_id, decode.spec.node_id, estimate, Reason.SLOWER
                 )
@@ -138,28 +141,33 @@ class Headroom:
     ) -> _Local | None:
         """Return the safe decode node with the least TTFT; note every verdict in `candidates`."""
         eligible: list[tuple[float, NodeId, NodeView]] = []
+        few = len(cluster.decode) <= self.plans_max
+        now_s, cap = cluster.now_s, self.deflections_max
         for node in cluster.decode:
-            node_id = node.spec.node_id
             veto = state_veto(node, cluster)
-            if veto is None and node.backlog_prompts >= self.deflections_max:
-                veto = Reason.CAP_VETO
-            if veto is None and kv_veto(request, node, output_tokens):
-                veto = Reason.KV_VETO
-            if veto is not None:
-                candidates.append(Candidate(None, node_id, None, veto))
-                continue
-            eligible.append((_bound_s(request, node, cluster.now_s), node_id, node))
-        eligible.sort(key=lambda one: one[:2])
+            if veto is None:
+                if node.backlog_prompts >= cap:
+                    veto = Reason.CAP_VETO
+                elif kv_veto(request, node, output_tokens):
+                    veto = Reason.KV_VETO
+                else:
+                    rank_s = 0.0 if few else _rank_s(request, node, now_s)
+                    eligible.append((rank_s, node.spec.node_id, node))
+                    continue
+            candidates.append(Candidate(None, node.spec.node_id, None, veto))
+        if not few:
+            eligible.sort(key=_rank_of)
         best: _Local | None = None
-        for at, (bound_s, node_id, node) in enumerate(eligible):
-            if best is not None and (at >= self.plans_max or bound_s >= best.estimate.total_s):
-                candidates.append(Candidate(None, node_id, None, Reason.NOT_PLANNED))
-                continue
+        planned = 0
+        for _, node_id, node in eligible:
+            if best is not None and planned >= self.plans_max:
+                break
+            planned += 1
             plan = safe_plan(request, node)
             if plan is None:
                 candidates.append(Candidate(None, node_id, None, Reason.TBT_VETO))
                 continue
-            estimate = ttft_via_decode(request, node, plan, cluster.now_s)
+            estimate = ttft_via_decode(request, node, plan, now_s)
             candidates.append(Candidate(None, node_id, estimate, Reason.SLOWER))
             if best is None or estimate.total_s < best.estimate.total_s:
                 best = _Local(node, plan, estimate)
@@ -185,7 +193,11 @@ def _full_step_s(node: NodeView) -> float:
     return profile.step_base_s + tokens_s(profile, node.spec.step_tokens_max)
 
 
-def _bound_s(request: RequestView, node: NodeView, now_s: float) -> float:
+def _rank_of(one: tuple[float, NodeId, NodeView]) -> tuple[float, NodeId]:
+    return one[0], one[1]
+
+
+def _rank_s(request: RequestView, node: NodeView, now_s: float) -> float:
     """Return a cheap estimate of TTFT_dec that ranks nodes before any plan is made.
 
     Tokens flow at the rate at which the spare time of a step buys them at the steepest slope of f.
@@ -193,9 +205,9 @@ def _bound_s(request: RequestView, node: NodeView, now_s: float) -> float:
     profile = node.spec.profile
     tokens = request.uncached_tokens(node.spec.node_id)
     queue_s = max(0.0, node.backlog_until_s - now_s)
-    slope_s = profile.hinge_slope_s[-1]
+    work_s = tokens * profile.hinge_slope_s[-1]
     limit_s = budget_s(node)
     if limit_s == inf:
-        return queue_s + tokens * slope_s
+        return queue_s + work_s
     spare_s = limit_s - step_s(profile, node.decode_seqs, node.kv_used_tokens)
-    return queue_s + tokens * slope_s * limit_s / spare_s if spare_s > 0 else inf
+    return queue_s + work_s * limit_s / spare_s if spare_s > 0 else inf

@@ -75,10 +75,9 @@ def _check(profile: LatencyProfile) -> None:
 
 def tokens_s(profile: LatencyProfile, scheduled_tokens: int) -> float:
     """Return f(n), the seconds that n scheduled tokens add to a step. O(log hinges)."""
-    at = bisect_right(profile.token_hinges, scheduled_tokens) - 1
-    return profile.hinge_value_s[at] + profile.hinge_slope_s[at] * (
-        scheduled_tokens - profile.token_hinges[at]
-    )
+    hinges = profile.token_hinges
+    at = bisect_right(hinges, scheduled_tokens) - 1
+    return profile.hinge_value_s[at] + profile.hinge_slope_s[at] * (scheduled_tokens - hinges[at])
 
 
 def step_s(
@@ -93,12 +92,14 @@ def step_s(
     Formula: module docstring. Several chunks: add `chunk_attention_s` of each further one and
     count its tokens in `scheduled` through `tokens_s`.
     """
-    return (
+    total_s = (
         profile.step_base_s
         + tokens_s(profile, decode_seqs + chunk_tokens)
         + profile.kv_token_s * kv_tokens
-        + profile.token_pair_s * token_pairs(chunk_tokens, chunk_context_tokens)
     )
+    if chunk_tokens:
+        total_s += profile.token_pair_s * token_pairs(chunk_tokens, chunk_context_tokens)
+    return total_s
 
 
 def token_pairs(chunk_tokens: int, context_tokens: int) -> float:

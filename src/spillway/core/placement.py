@@ -9,12 +9,14 @@ from math import inf
 
 from spillway.core.chunks import STEP_TOLERANCE_S, ChunkPlan, plan_chunks
 from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
-from spillway.core.latency import step_s
+from spillway.core.latency import tokens_s
 from spillway.core.ttft import OUTPUT_TOKENS_DEFAULT, execute_on_prefill_s, ttft_via_decode
 from spillway.core.types import ChunkMode, ClusterView, NodeId, NodeView, RequestView
 
 # Share of a node's KV that admission may promise; the rest absorbs what outgrows the forecast.
 KV_WATERMARK_FRAC = 0.92
+# Distinct chunk sizes in a router's plan: it costs the same for every prompt length.
+PLAN_SIZES_MAX = 2
 
 
 def output_tokens_expected(request: RequestView, cluster: ClusterView) -> int:
@@ -29,20 +31,28 @@ def least_loaded_decode(request: RequestView, cluster: ClusterView) -> NodeView 
     Nodes with KV room come first; deflected work under way counts as a step at its budget.
     Ties break by node id. Cost O(decode nodes).
     """
-    best: NodeView | None = None
-    best_full, best_s = True, inf
+    best = best_with_room = None
+    best_s = best_with_room_s = inf
+    prompt_tokens = request.prompt_tokens
     for node in cluster.decode:
         if not node.usable:
             continue
-        spec = node.spec
-        kv_tokens = node.kv_used_tokens + request.prompt_tokens
-        next_s = step_s(spec.profile, node.decode_seqs + 1, kv_tokens)
+        profile = node.spec.profile
+        kv_tokens = node.kv_used_tokens + prompt_tokens
+        next_s = (
+            profile.step_base_s
+            + tokens_s(profile, node.decode_seqs + 1)
+            + profile.kv_token_s * kv_tokens
+        )
         if node.backlog_prompts:
-            next_s = max(next_s, min(node.tbt_s_min, request.slo.tbt_s) * spec.tbt_margin_frac)
-        full = 0 < node.kv_capacity_tokens < kv_tokens
-        if best is None or (full, next_s) < (best_full, best_s):
-            best, best_full, best_s = node, full, next_s
-    return best
+            target_s = min(node.tbt_s_min, request.slo.tbt_s)
+            next_s = max(next_s, target_s * node.spec.tbt_margin_frac)
+        if kv_tokens <= node.kv_capacity_tokens or not node.kv_capacity_tokens:
+            if next_s < best_with_room_s:
+                best_with_room, best_with_room_s = node, next_s
+        elif next_s < best_s:
+            best, best_s = node, next_s
+    return best_with_room or best
 
 
 def soonest_prefill(request: RequestView, cluster: ClusterView) -> NodeView | None:
@@ -99,7 +109,7 @@ def safe_plan(request: RequestView, node: NodeView) -> ChunkPlan | None:
     """
     limit_s = budget_s(node)
     plan = plan_within(request, node, limit_s)
-    if plan is None or plan.step_s_max > limit_s + STEP_TOLERANCE_S:
+    if plan is not None and plan.step_s_max > limit_s + STEP_TOLERANCE_S:
         return None
     return plan
 
@@ -127,6 +137,7 @@ def plan_within(request: RequestView, node: NodeView, limit_s: float) -> ChunkPl
         limit_s,
         spec.chunk_tokens_max,
         spec.chunk_tokens_multiple,
+        PLAN_SIZES_MAX,
     )
 
 
@@ -166,9 +177,8 @@ def mark_chosen(
     candidates: list[Candidate], prefill_node_id: NodeId | None, decode_node_id: NodeId | None
 ) -> tuple[Candidate, ...]:
     """Return the candidates with the chosen one marked."""
-    return tuple(
-        one._replace(verdict=Reason.CHOSEN)
-        if one.prefill_node_id == prefill_node_id and one.decode_node_id == decode_node_id
-        else one
-        for one in candidates
-    )
+    for at, one in enumerate(candidates):
+        if one.prefill_node_id == prefill_node_id and one.decode_node_id == decode_node_id:
+            candidates[at] = Candidate(prefill_node_id, decode_node_id, one.estimate, Reason.CHOSEN)
+            break
+    return tuple(candidates)

@@ -7,6 +7,8 @@ admission or the first decode step. Admission counts only what it adds: the pref
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from spillway.core.chunks import ChunkPlan
 from spillway.core.decide import TtftEstimate
 from spillway.core.latency import prefill_s, step_s, token_pairs
@@ -29,35 +31,47 @@ def execute_on_prefill_s(request: RequestView, node: NodeView) -> float:
     ) - prefill_s(spec.profile, ahead_tokens, ahead_pairs, spec.step_tokens_max)
 
 
+class DecodeSide(NamedTuple):
+    """What the decode node adds to a request that comes from a prefill node, seconds.
+
+    kv_wait_s: until it has KV room.  boundary_s: the step under way.  first_step_s: the own step.
+    """
+
+    kv_wait_s: float
+    boundary_s: float
+    first_step_s: float
+
+
+def decode_side(request: RequestView, decode: NodeView, output_tokens: int) -> DecodeSide:
+    """Return the decode node's part of the prefill path; one for all prefill nodes."""
+    profile = decode.spec.profile
+    seqs, kv_tokens = decode.decode_seqs, decode.kv_used_tokens
+    # A pulled request joins at a step boundary, on average half a step away.
+    boundary_s = 0.5 * step_s(profile, seqs, kv_tokens) if seqs else 0.0
+    first_s = step_s(profile, seqs + 1, kv_tokens + request.prompt_tokens)
+    return DecodeSide(_kv_wait_s(request, decode, output_tokens), boundary_s, first_s)
+
+
 def ttft_via_prefill(
-    request: RequestView,
-    prefill: NodeView,
-    decode: NodeView,
-    now_s: float,
-    output_tokens: int = OUTPUT_TOKENS_DEFAULT,
+    request: RequestView, prefill: NodeView, decode: NodeView, now_s: float, side: DecodeSide
 ) -> TtftEstimate:
     """Predict TTFT when the prompt runs on `prefill` and its KV moves to `decode`.
 
-    Formula: max(queue + execute + transfer, admission) + T_d(B + 1, KV + prompt).
-    Reads:   backlog and link of `prefill` (report + what was sent since), the batch of `decode`.
+    Formula: max(queue + execute + transfer, KV wait) + step under way + T_d(B + 1, KV + prompt).
+    Reads:   backlog and link of `prefill` (report + what was sent since), the batch of `decode`
+             through `side` (`decode_side`).
     Cost:    O(log hinges).
     """
-    queue_s = max(0.0, prefill.backlog_until_s - now_s)
+    queue_s = prefill.backlog_until_s - now_s
+    if queue_s < 0.0:
+        queue_s = 0.0
     execute_s = execute_on_prefill_s(request, prefill)
-    transfer_s = _transfer_s(request, prefill, decode, now_s, queue_s + execute_s)
-    profile = decode.spec.profile
-    seqs, kv_tokens = decode.decode_seqs, decode.kv_used_tokens
-    ready_s = queue_s + execute_s + transfer_s
-    admission_s = max(0.0, _kv_wait_s(request, decode, output_tokens) - ready_s)
-    if seqs:  # A pulled request joins at a step boundary, on average half a step away.
-        admission_s += 0.5 * step_s(profile, seqs, kv_tokens)
-    return TtftEstimate(
-        queue_s,
-        execute_s,
-        transfer_s,
-        admission_s,
-        step_s(profile, seqs + 1, kv_tokens + request.prompt_tokens),
-    )
+    ready_s = queue_s + execute_s
+    transfer_s = _transfer_s(request, prefill, decode, now_s, ready_s)
+    kv_wait_s, boundary_s, first_step_s = side
+    lacking_s = kv_wait_s - ready_s - transfer_s
+    admission_s = boundary_s + lacking_s if lacking_s > 0.0 else boundary_s
+    return TtftEstimate(queue_s, execute_s, transfer_s, admission_s, first_step_s)
 
 
 def ttft_via_decode(

@@ -50,7 +50,9 @@ class TbtSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attainment(msgspec.Struct, frozen=True, kw_only=True):
-    """Shares of the arrived requests (0 to 1) that met a target; one without a token met none.
+    """Shares of the arrived requests (0 to 1) that met a target.
+
+    One that failed, or never got a token, met none.
 
     tbt_mean, joint_mean: by the request's mean gap.  tbt_99, joint_99: at least 99 % of its gaps.
     """
@@ -153,7 +155,7 @@ def _attainment(records: Sequence[RequestRecord]) -> Attainment:
     """A request with one token has no gap and so meets its TBT target."""
     ttft = tbt_mean = tbt_99 = joint_mean = joint_99 = 0
     for record in records:
-        if record.ttft_s is None:
+        if record.ttft_s is None or record.outcome == "failed":
             continue
         in_ttft = record.ttft_s <= record.slo_ttft_s
         in_mean = record.gap_mean_s <= record.slo_tbt_s

@@ -1,0 +1,1 @@
+"""Sends a workload to an OpenAI endpoint on schedule, and measures what comes back."""

@@ -1,0 +1,356 @@
+"""The configuration of a router: which nodes there are, what to protect, and how to decide.
+
+One YAML file or the flags of `spillway serve` give the same `ClusterConfig`; everything else is
+derived from it. Every error is one line with the file (or flag), the key and what is allowed.
+Documented for users by examples/cluster.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from spillway.core.dispatcher import DispatchLimits
+from spillway.core.errors import ConfigError
+from spillway.core.policies import build_policy
+from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
+from spillway.wire.codec import KeyPath, Where, convert, dotted
+from spillway.wire.profile import (
+    DEFAULT_PROFILE,
+    ProfileFile,
+    builtin_names,
+    load_profile_file,
+)
+
+T = TypeVar("T")
+
+DEFAULT_CLASS = "default"
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may change of the router itself; None keeps its own default.
+
+    The names are those of `router.settings.RouterSettings`, which says what each one means.
+    """
+
+    host: Text | None = None
+    port: Port | None = None
+    requests_max: AtLeastOne | None = None
+    connections_max: AtLeastOne | None = None
+    body_bytes_max: AtLeastOne | None = None
+    client_idle_s: Positive | None = None
+    output_tokens_default: AtLeastOne | None = None
+    upstream_idle_s: Positive | None = None
+    connect_s: Positive | None = None
+    first_byte_s: Positive | None = None
+    stream_silence_s: Positive | None = None
+    health_interval_s: Positive | None = None
+    health_failures_max: AtLeastOne | None = None
+    engine_api_key: str | None = None
+    decision_log_path: str | None = None
+    drain_s: Positive | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the settings that were given: `RouterSettings(**config.router.given())`."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class NodeDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds for every node that does not say otherwise; the fields of `core.types.NodeSpec`.
+
+    profile: a built-in name, or a file relative to the configuration.
+    kv_capacity_tokens: None takes the profile's; 0 is unknown, which vetoes deflection.
+    """
+
+    profile: Text = DEFAULT_PROFILE
+    kv_capacity_tokens: Count | None = None
+    link_bytes_per_s: Positive = 25e9
+    link_base_s: NotNegative = 0.002
+    step_tokens_max: AtLeastOne = 2048
+    chunk_mode: ChunkMode = ChunkMode.ENGINE
+    chunk_tokens_max: AtLeastOne = 2048
+    chunk_tokens_multiple: AtLeastOne = 64
+    seqs_max: AtLeastOne = 256
+
+
+class PrefillNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One prefill node. name: None numbers it p0, p1, ...; any other None takes the default."""
+
+    url: Text
+    name: Text | None = None
+    profile: Text | None = None
+    kv_capacity_tokens: Count | None = None
+    link_bytes_per_s: Positive | None = None
+    link_base_s: NotNegative | None = None
+    step_tokens_max: AtLeastOne | None = None
+
+
+class DecodeNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One decode node. name: None numbers it d0, d1, ...; any other None takes the default."""
+
+    url: Text
+    name: Text | None = None
+    profile: Text | None = None
+    kv_capacity_tokens: Count | None = None
+    link_bytes_per_s: Positive | None = None
+    link_base_s: NotNegative | None = None
+    chunk_mode: ChunkMode | None = None
+    chunk_tokens_max: AtLeastOne | None = None
+    chunk_tokens_multiple: AtLeastOne | None = None
+    seqs_max: AtLeastOne | None = None
+
+
+class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The two pools."""
+
+    prefill: list[PrefillNode]
+    decode: list[DecodeNode]
+
+
+class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy by name; its options are checked when it is built."""
+
+    name: Text = "headroom"
+    options: dict[str, Any] = {}
+
+
+class ClassConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The targets of a service class. `default` holds for requests that name none."""
+
+    ttft_s: Positive = 1.0
+    tbt_s: Positive = 0.06
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of the decisions; see `core.dispatcher.DispatchLimits`."""
+
+    report_age_max_s: Positive = 1.0
+    retries_max: Count = 2
+
+    def build(self) -> DispatchLimits:
+        """Return the dispatcher's own form."""
+        return DispatchLimits(report_age_max_s=self.report_age_max_s, retries_max=self.retries_max)
+
+
+class Node(NamedTuple):
+    """A configured node: what the dispatcher knows of it, and where it listens."""
+
+    spec: NodeSpec
+    url: str  # http://host:port
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration."""
+
+    nodes: NodesConfig
+    router: RouterConfig = RouterConfig()
+    defaults: NodeDefaults = NodeDefaults()
+    policy: PolicyConfig = PolicyConfig()
+    classes: dict[str, ClassConfig] = {}
+    limits: LimitsConfig = LimitsConfig()
+
+    def slos(self) -> dict[str, Slo]:
+        """Return the targets of each class; `default` is always there."""
+        classes = {DEFAULT_CLASS: ClassConfig(), **self.classes}
+        return {name: Slo(targets.ttft_s, targets.tbt_s) for name, targets in classes.items()}
+
+    def build_nodes(self) -> list[Node]:
+        """Return every node, prefill first. Reads the profiles. Raises ConfigError."""
+        prefill = [self._prefill(node, i) for i, node in enumerate(self.nodes.prefill)]
+        return prefill + [self._decode(node, i) for i, node in enumerate(self.nodes.decode)]
+
+    def _prefill(self, node: PrefillNode, index: int) -> Node:
+        common = self.defaults
+        profile = load_profile_file(node.profile or common.profile)
+        spec = NodeSpec(
+            node_id=node.name or f"p{index}",
+            role=Role.PREFILL,
+            profile=profile.latency(),
+            kv_capacity_tokens=self._kv_capacity_tokens(node, profile),
+            link_bytes_per_s=_or(node.link_bytes_per_s, common.link_bytes_per_s),
+            link_base_s=_or(node.link_base_s, common.link_base_s),
+            step_tokens_max=_or(node.step_tokens_max, common.step_tokens_max),
+        )
+        return Node(spec, _origin(node.url))
+
+    def _decode(self, node: DecodeNode, index: int) -> Node:
+        common = self.defaults
+        profile = load_profile_file(node.profile or common.profile)
+        spec = NodeSpec(
+            node_id=node.name or f"d{index}",
+            role=Role.DECODE,
+            profile=profile.latency(),
+            kv_capacity_tokens=self._kv_capacity_tokens(node, profile),
+            link_bytes_per_s=_or(node.link_bytes_per_s, common.link_bytes_per_s),
+            link_base_s=_or(node.link_base_s, common.link_base_s),
+            chunk_mode=_or(node.chunk_mode, common.chunk_mode),
+            chunk_tokens_max=_or(node.chunk_tokens_max, common.chunk_tokens_max),
+            chunk_tokens_multiple=_or(node.chunk_tokens_multiple, common.chunk_tokens_multiple),
+            seqs_max=_or(node.seqs_max, common.seqs_max),
+        )
+        return Node(spec, _origin(node.url))
+
+    def _kv_capacity_tokens(self, node: PrefillNode | DecodeNode, profile: ProfileFile) -> int:
+        configured = _or(node.kv_capacity_tokens, self.defaults.kv_capacity_tokens)
+        return _or(configured, profile.kv_capacity_tokens)
+
+
+def load_config(path: str | Path) -> ClusterConfig:
+    """Return the checked configuration of a YAML file. Raises ConfigError, one line."""
+    from spillway.wire.yamlfile import read_yaml  # PyYAML comes with the router, not with wire
+
+    content, where = read_yaml(Path(path))
+    config = _with_profiles_beside(convert(content, ClusterConfig, where), Path(path).parent)
+    _check(config, where)
+    return config
+
+
+def config_from_flags(
+    prefill_urls: Sequence[str],
+    decode_urls: Sequence[str],
+    *,
+    profile: str = DEFAULT_PROFILE,
+    policy: str = "headroom",
+    policy_options: Mapping[str, object] | None = None,
+    slo_ttft_s: float = 1.0,
+    slo_tbt_s: float = 0.06,
+    router: Mapping[str, object] | None = None,
+) -> ClusterConfig:
+    """Return the checked configuration that flags describe. `router`: keys of RouterConfig.
+
+    Raises ConfigError naming the flag.
+    """
+    raw = {
+        "nodes": {
+            "prefill": [{"url": url} for url in prefill_urls],
+            "decode": [{"url": url} for url in decode_urls],
+        },
+        "defaults": {"profile": profile},
+        "policy": {"name": policy, "options": dict(policy_options or {})},
+        "classes": {DEFAULT_CLASS: {"ttft_s": slo_ttft_s, "tbt_s": slo_tbt_s}},
+        "router": dict(router or {}),
+    }
+    config = convert(raw, ClusterConfig, _flag)
+    _check(config, _flag)
+    return config
+
+
+def _flag(path: KeyPath) -> str:
+    """Return the flag that sets the key at `path`."""
+    match path:
+        case ("nodes", "prefill" | "decode" as pool, *_):
+            return f"--{pool}"
+        case ("defaults" | "router", str(key), *_):
+            return f"--{key}".replace("_", "-")
+        case ("classes", _, str(key), *_):
+            return f"--slo-{key}".replace("_", "-")
+        case ("policy", *_):
+            return "--policy"
+    return dotted(path) or "command line"
+
+
+def _check(config: ClusterConfig, where: Where) -> None:
+    """Raise ConfigError on the first fault that types alone cannot show."""
+    for path, text in _faults(config):
+        raise ConfigError(f"{where(path)}: {text}")
+
+
+def _faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
+    yield from _pool_faults(config)
+    yield from _profile_faults(config)
+    try:
+        build_policy(config.policy.name, config.policy.options)
+    except ConfigError as error:
+        yield ("policy",), str(error)
+
+
+def _pool_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
+    seen: dict[str, str] = {}
+    for pool, nodes in _pools(config):
+        if not nodes:
+            yield ("nodes", pool), f"is empty; at least one {pool} node is needed"
+        for i, node in enumerate(nodes):
+            at: KeyPath = ("nodes", pool, i)
+            if fault := _url_fault(node.url):
+                yield (*at, "url"), f"is {node.url!r}; {fault}"
+                continue
+            name = node.name or f"{pool[0]}{i}"
+            for key, value in (("url", _origin(node.url)), ("name", name)):
+                if value in seen:
+                    yield (*at, key), f"{value!r} is already that of {seen[value]}"
+                seen[value] = dotted(at)
+
+
+def _profile_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
+    named: list[tuple[KeyPath, str | None]] = [(("defaults", "profile"), config.defaults.profile)]
+    for pool, nodes in _pools(config):
+        named += [(("nodes", pool, i, "profile"), node.profile) for i, node in enumerate(nodes)]
+    for path, profile in named:
+        try:
+            if profile:
+                load_profile_file(profile)
+        except ConfigError as error:
+            yield path, str(error)
+
+
+def _pools(config: ClusterConfig) -> list[tuple[str, Sequence[PrefillNode | DecodeNode]]]:
+    return [("prefill", config.nodes.prefill), ("decode", config.nodes.decode)]
+
+
+def _url_fault(url: str) -> str | None:
+    """Return what is wrong with a node's URL, or None."""
+    wanted = "write http://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return f"{error}; {wanted}"
+    if parts.scheme == "https":
+        return f"TLS to a node is not supported; {wanted}"
+    if parts.scheme != "http" or not parts.hostname:
+        return wanted
+    if port is None:
+        return f"the port is missing; {wanted}"
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
+        return f"nothing may follow the port, the router adds the path; {wanted}"
+    return None
+
+
+def _origin(url: str) -> str:
+    """Return http://host:port of a URL without a fault."""
+    return f"http://{urlsplit(url).netloc.lower()}"
+
+
+def _with_profiles_beside(config: ClusterConfig, folder: Path) -> ClusterConfig:
+    """Return the configuration with relative profile files taken from `folder`."""
+
+    def beside(profile: str | None) -> str | None:
+        if profile is None or profile in builtin_names():
+            return profile
+        path = folder / profile
+        return str(path) if path.exists() or path.suffix == ".json" else profile
+
+    return replace(
+        config,
+        defaults=replace(config.defaults, profile=beside(config.defaults.profile)),
+        nodes=NodesConfig(
+            prefill=[replace(node, profile=beside(node.profile)) for node in config.nodes.prefill],
+            decode=[replace(node, profile=beside(node.profile)) for node in config.nodes.decode],
+        ),
+    )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

@@ -1,0 +1,160 @@
+"""A latency profile on disk: the coefficients of one model on one GPU, and where they come from.
+
+Built-in profiles lie beside this module in `profiles/`; a file of one's own has the same form. What
+the decisions need is `core.latency.LatencyProfile`; the rest is there so that a reader can judge
+how far to trust it: source, fit error, and the range in which the fit was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from spillway.core.errors import ConfigError
+from spillway.core.latency import LatencyProfile
+from spillway.wire.codec import convert, did_you_mean, in_file, parse_json
+
+PROFILE_SCHEMA_VERSION = 1
+DEFAULT_PROFILE = "llama-3.1-8b-a100"
+
+_BUILTIN_DIR = Path(__file__).parent / "profiles"
+
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Coefficients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The step-time law of `core.latency`, in seconds per step, token, KV token and token pair."""
+
+    step_base_s: Amount
+    token_hinges: tuple[Count, ...]
+    token_s: tuple[Amount, ...]
+    kv_token_s: Amount
+    token_pair_s: Amount
+
+
+class FitError(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Relative error of the law against the points it was fitted to, 0.01 being 1 %."""
+
+    median_frac: Amount
+    p95_frac: Amount
+    max_frac: Amount
+
+
+class Validity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The largest step the fit has seen; beyond it the law extrapolates.
+
+    context_tokens_max: of one sequence, before the chunk.   kv_tokens_max: of the whole batch.
+    """
+
+    decode_seqs_max: AtLeastOne
+    kv_tokens_max: AtLeastOne
+    chunk_tokens_max: AtLeastOne
+    context_tokens_max: AtLeastOne
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who says so, for what, and when. `date`: ISO day on which the numbers were obtained."""
+
+    source: str
+    model: str
+    gpu: str
+    tensor_parallel: AtLeastOne
+    engine: str
+    engine_version: str
+    dtype: str
+    date: str
+    notes: str = ""
+
+
+class ProfileFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One profile file.
+
+    kv_bytes_per_token: over all GPUs of the tensor-parallel group; what a transfer moves.
+    kv_capacity_tokens: KV room of one node unless its configuration says otherwise; 0 is unknown.
+    fit_error, validity: None when nobody measured them.
+    """
+
+    schema_version: int
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    coefficients: Coefficients
+    kv_bytes_per_token: AtLeastOne
+    provenance: Provenance
+    kv_capacity_tokens: Count = 0
+    fit_error: FitError | None = None
+    validity: Validity | None = None
+
+    def latency(self) -> LatencyProfile:
+        """Return the part that decisions use. Raises ConfigError on coefficients without sense."""
+        law = self.coefficients
+        return LatencyProfile(
+            name=self.name,
+            step_base_s=law.step_base_s,
+            token_hinges=law.token_hinges,
+            token_s=law.token_s,
+            kv_token_s=law.kv_token_s,
+            token_pair_s=law.token_pair_s,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+        )
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the profiles that come with the package, sorted."""
+    return tuple(sorted(path.stem for path in _BUILTIN_DIR.glob("*.json")))
+
+
+def load_profile(name_or_path: str) -> LatencyProfile:
+    """Return the latency law of a built-in name or a JSON file. Raises ConfigError."""
+    return load_profile_file(name_or_path).latency()
+
+
+def load_profile_file(name_or_path: str) -> ProfileFile:
+    """Return a whole profile, of a built-in name or a JSON file, checked.
+
+    A built-in name wins over a file of that name; write `./name` for the file.
+    Raises ConfigError naming the file, the key and what is allowed.
+    """
+    path = _resolve(name_or_path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the profile: {error.strerror}; "
+            f"built-in profiles: {', '.join(builtin_names())}"
+        ) from None
+    raw = parse_json(data, str(path))
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version != PROFILE_SCHEMA_VERSION:
+        # Said before anything else: a later version may well have keys that are unknown here.
+        raise ConfigError(
+            f"{path}: schema_version: is {version}; "
+            f"this version of spillway reads {PROFILE_SCHEMA_VERSION}"
+        )
+    profile = convert(raw, ProfileFile, in_file(str(path)))
+    try:
+        profile.latency()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: coefficients: {error}") from None
+    return profile
+
+
+def write_profile_file(path: str | Path, profile: ProfileFile) -> None:
+    """Write a profile so that a person can read it and `load_profile_file` can load it."""
+    text = msgspec.json.format(msgspec.json.encode(profile), indent=2)
+    Path(path).write_bytes(text + b"\n")
+
+
+def _resolve(name_or_path: str) -> Path:
+    if name_or_path in builtin_names():
+        return _BUILTIN_DIR / f"{name_or_path}.json"
+    path = Path(name_or_path)
+    looks_like_file = path.suffix == ".json" or len(path.parts) > 1 or path.is_file()
+    if looks_like_file:
+        return path
+    raise ConfigError(
+        f"profile {name_or_path!r}: not a built-in profile and not a file; "
+        f"{did_you_mean(name_or_path, builtin_names())}"
+    )

@@ -1,0 +1,107 @@
+"""What an engine says of itself: one JSON object per line on `GET /spillway/reports`.
+
+An engine sends a report when something changed, at most every 20 ms, and a heartbeat every 250 ms.
+A report says which dispatches it already includes (`dispatch_seen`), so that the router's ledger
+can add exactly the work that was sent later. Documented for engine authors in docs/wire.md.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Annotated
+
+import msgspec
+
+from spillway.core.errors import NodeError
+from spillway.core.events import NodeState
+from spillway.core.types import ChunkMode, Role
+
+REPORT_VERSION = 1
+REPORTS_PATH = "/spillway/reports"
+DISPATCH_HEADER = "x-spillway-dispatch"
+CHUNKS_HEADER = "x-spillway-chunks"
+TTFT_HEADER = "x-slo-ttft-ms"
+TBT_HEADER = "x-slo-tbt-ms"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class NodeReport(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """How one node stands. Counts are of the moment the report was made.
+
+    seq: rises by one with every report of one connection; starts anywhere.
+    step: the engine's step counter.
+    dispatch_seen: per router id, the highest dispatch id received from that router.
+    backlog_*: prefill work queued or running: prompts, their remaining uncached tokens, and the
+        (token, attended token) pairs these still have to compute (`core.latency.token_pairs`).
+    tbt_s_min: strictest target among the residents; None when there is none.
+    over_budget: the decodes alone already exceed that target.
+    last_step_*_s: what the engine predicted for its last step and what it took; 0 when unknown.
+    chunk_mode, chunk_tokens_max: how prefill chunks are sized there, and their largest size;
+        0 means that the engine does not say.
+    """
+
+    node_id: str
+    role: Role
+    seq: Count
+    step: Count
+    backlog_prompts: Count
+    backlog_tokens: Count
+    backlog_token_pairs: Amount
+    decode_seqs: Count
+    kv_used_tokens: Count
+    kv_capacity_tokens: Count
+    dispatch_seen: dict[str, Count] = {}
+    tbt_s_min: Amount | None = None
+    over_budget: bool = False
+    last_step_predicted_s: Amount = 0.0
+    last_step_actual_s: Amount = 0.0
+    chunk_mode: ChunkMode = ChunkMode.UNKNOWN
+    chunk_tokens_max: Count = 0
+    version: Annotated[int, msgspec.Meta(ge=1, le=REPORT_VERSION)] = REPORT_VERSION
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(NodeReport)
+
+
+def encode(report: NodeReport) -> bytes:
+    """Return the report as one JSON line, newline included. About 1 µs."""
+    return _ENCODER.encode(report) + b"\n"
+
+
+def decode(line: bytes | bytearray | memoryview) -> NodeReport:
+    """Return the report of one line.
+
+    Raises NodeError when the line is not a report of a version this program knows, naming the
+    field and what is wrong with it.
+    """
+    try:
+        return _DECODER.decode(line)
+    except msgspec.MsgspecError as error:
+        raise NodeError(f"not a node report of version {REPORT_VERSION}: {error}") from error
+
+
+def to_state(report: NodeReport, received_at_s: float, router_id: str) -> NodeState:
+    """Return the report as the core sees it, dated by the receiver's clock.
+
+    Clocks of two machines are not comparable, so the time of receipt stands for the time taken;
+    the error is the network's delay. Only this router's dispatch ids are kept.
+    """
+    return NodeState(
+        node_id=report.node_id,
+        taken_at_s=received_at_s,
+        step=report.step,
+        dispatch_seen=report.dispatch_seen.get(router_id, 0),
+        backlog_prompts=report.backlog_prompts,
+        backlog_tokens=report.backlog_tokens,
+        backlog_token_pairs=report.backlog_token_pairs,
+        decode_seqs=report.decode_seqs,
+        kv_used_tokens=report.kv_used_tokens,
+        kv_capacity_tokens=report.kv_capacity_tokens,
+        tbt_s_min=inf if report.tbt_s_min is None else report.tbt_s_min,
+        over_budget=report.over_budget,
+    )

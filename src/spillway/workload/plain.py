@@ -1,0 +1,105 @@
+"""Reads our own two formats, for workloads that come from nowhere in particular.
+
+CSV with a header, or JSONL: arrival_s, prompt_tokens, output_tokens, and class_name if wanted. The
+columns may stand in any order beside others; there is no quoting. JSONL rows may also carry
+prefix_blocks and block_tokens. Arrival times stay as they are: a trace may start with silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from spillway.workload.parsing import (
+    BadRow,
+    Drops,
+    Format,
+    Lines,
+    by_arrival,
+    checked_time,
+    checked_tokens,
+    decode_line,
+    parse_each,
+    token_count,
+)
+from spillway.workload.row import Row
+
+COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
+CLASS_COLUMN = "class_name"
+
+
+class _Line(msgspec.Struct):
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    class_name: str = "default"
+    prefix_blocks: tuple[int, ...] = ()
+    block_tokens: int = 0
+
+
+def _header(line: str) -> list[str]:
+    return [name.strip() for name in line.split(",")]
+
+
+def _csv_matches(head: Sequence[str]) -> bool:
+    return bool(head) and set(COLUMNS) <= set(_header(head[0]))
+
+
+def _jsonl_matches(head: Sequence[str]) -> bool:
+    return any(f'"{COLUMNS[0]}"' in line for line in head)
+
+
+def _read_csv(lines: Lines, drops: Drops, spread_seed: int | None) -> tuple[list[Row], list[str]]:
+    del spread_seed  # times are taken as exact
+    header = _header(next(lines)[1])
+    at_arrival, at_prompt, at_output = (header.index(name) for name in COLUMNS)
+    at_class = header.index(CLASS_COLUMN) if CLASS_COLUMN in header else None
+
+    def parse(line: str) -> Row:
+        fields = line.split(",")
+        if len(fields) != len(header):
+            raise BadRow("not as many columns as the header")
+        return Row(
+            checked_time(_number(fields[at_arrival], "arrival_s"), "arrival_s"),
+            token_count(fields[at_prompt], "prompt_tokens"),
+            token_count(fields[at_output], "output_tokens"),
+            (at_class is not None and fields[at_class].strip()) or "default",
+        )
+
+    return by_arrival(parse_each(lines, parse, drops)), []
+
+
+def _read_jsonl(lines: Lines, drops: Drops, spread_seed: int | None) -> tuple[list[Row], list[str]]:
+    del spread_seed  # times are taken as exact
+    decoder = msgspec.json.Decoder(_Line)
+    rows = parse_each(lines, lambda line: _row(decode_line(decoder, line)), drops)
+    return by_arrival(rows), []
+
+
+def _row(line: _Line) -> Row:
+    prompt_tokens = checked_tokens(line.prompt_tokens, "prompt_tokens")
+    block_tokens = 0
+    if line.prefix_blocks:
+        block_tokens = checked_tokens(line.block_tokens, "block_tokens")
+        if (len(line.prefix_blocks) - 1) * block_tokens >= prompt_tokens:
+            raise BadRow("prefix_blocks reach beyond prompt_tokens")
+    return Row(
+        checked_time(line.arrival_s, "arrival_s"),
+        prompt_tokens,
+        checked_tokens(line.output_tokens, "output_tokens"),
+        line.class_name or "default",
+        line.prefix_blocks,
+        block_tokens,
+    )
+
+
+def _number(text: str, field: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRow(f"{field} is not a number") from None
+
+
+CSV = Format("csv", f"CSV with columns {','.join(COLUMNS)}", _csv_matches, _read_csv)
+JSONL = Format("jsonl", f"JSONL with {', '.join(COLUMNS)}", _jsonl_matches, _read_jsonl)
