@@ -125,7 +125,7 @@ def _run_lengths(
     chunks: list[tuple[int, int]] = []
     execute_s = step_s_max = 0.0
     steps_total = 0
-    while steps_total <= STEPS_MAX:
+    while steps_total < STEPS_MAX:
         size = chunk
         if prompt_tokens <= chunk:
             size = prompt_tokens
@@ -181,7 +181,16 @@ def plan_from_sizes(
     done = at = steps_total = 0
     limit_s = budget_s + STEP_TOLERANCE_S
     while done < prompt_tokens:
-        chunk = min(sizes_tokens[at], prompt_tokens - done)
+        rest = prompt_tokens - done
+        chunk = min(sizes_tokens[at], rest)
+        steps_max = max(1, rest // chunk)
+        if at and chunk < rest:
+            # Clipped to the rest, the next larger size may fit where in full it does not.
+            larger = sizes_tokens[at - 1]
+            steps_max = max(1, (rest - larger) // chunk + 1)
+            if rest < larger:
+                rest_s = step_s(profile, decode_seqs, kv_tokens + done, rest, done)
+                chunk = rest if rest_s <= limit_s else chunk
         first_s = step_s(profile, decode_seqs, kv_tokens + done, chunk, done)
         if first_s > limit_s:
             at += 1
@@ -189,7 +198,7 @@ def plan_from_sizes(
                 return None
             continue
         slope_s = chunk * (profile.kv_token_s + profile.token_pair_s * chunk)
-        steps = _steps_within(first_s, slope_s, budget_s, max(1, (prompt_tokens - done) // chunk))
+        steps = _steps_within(first_s, slope_s, budget_s, steps_max)
         last_s = first_s + slope_s * (steps - 1)
         execute_s += steps * (first_s + last_s) / 2
         step_s_max = max(step_s_max, last_s)

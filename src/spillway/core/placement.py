@@ -48,9 +48,9 @@ def least_loaded_decode(request: RequestView, cluster: ClusterView) -> NodeView 
             target_s = min(node.tbt_s_min, request.slo.tbt_s)
             next_s = max(next_s, target_s * node.spec.tbt_margin_frac)
         if kv_tokens <= node.kv_capacity_tokens or not node.kv_capacity_tokens:
-            if next_s < best_with_room_s:
+            if best_with_room is None or next_s < best_with_room_s:
                 best_with_room, best_with_room_s = node, next_s
-        elif next_s < best_s:
+        elif best is None or next_s < best_s:
             best, best_s = node, next_s
     return best_with_room or best
 
@@ -77,7 +77,8 @@ def state_veto(node: NodeView, cluster: ClusterView) -> Reason | None:
         return Reason.STALE_VETO
     if node.reporting and cluster.now_s - node.heard_at_s > cluster.report_age_max_s:
         return Reason.STALE_VETO
-    if node.over_budget:
+    # Without an end to its deflected backlog, no chunk of what is queued there is safe either.
+    if node.over_budget or node.backlog_until_s == inf:
         return Reason.TBT_VETO
     return None
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from spillway.core.chunks import ChunkPlan
 from spillway.core.decide import TtftEstimate
-from spillway.core.latency import prefill_s, step_s, token_pairs
+from spillway.core.latency import step_s, token_pairs, tokens_s
 from spillway.core.types import NodeView, RequestView
 
 # Assumed output length while no completion has been seen.
@@ -21,14 +21,23 @@ OUTPUT_TOKENS_DEFAULT = 256
 def execute_on_prefill_s(request: RequestView, node: NodeView) -> float:
     """Return the seconds the prompt adds to a prefill node's packed FIFO backlog. Cost O(1)."""
     spec = node.spec
+    profile, step_tokens_max = spec.profile, spec.step_tokens_max
     tokens = request.uncached_tokens(spec.node_id)
-    pairs = token_pairs(tokens, request.prompt_tokens - tokens)
-    if node.backlog_tokens <= 0:
-        return prefill_s(spec.profile, tokens, pairs, spec.step_tokens_max)
-    ahead_tokens, ahead_pairs = node.backlog_tokens, node.backlog_token_pairs
-    return prefill_s(
-        spec.profile, ahead_tokens + tokens, ahead_pairs + pairs, spec.step_tokens_max
-    ) - prefill_s(spec.profile, ahead_tokens, ahead_pairs, spec.step_tokens_max)
+    # The backlog's own time cancels out of prefill_s(ahead + prompt) - prefill_s(ahead), but for
+    # the partial step that the prompt fills up.
+    ahead_tokens = node.backlog_tokens
+    full_steps, rest_tokens = divmod(ahead_tokens + tokens, step_tokens_max)
+    added_s = profile.token_pair_s * token_pairs(tokens, request.prompt_tokens - tokens)
+    if rest_tokens:
+        added_s += profile.step_base_s + tokens_s(profile, rest_tokens)
+    if ahead_tokens > 0:
+        ahead_steps, shared_tokens = divmod(ahead_tokens, step_tokens_max)
+        full_steps -= ahead_steps
+        if shared_tokens:
+            added_s -= profile.step_base_s + tokens_s(profile, shared_tokens)
+    if full_steps:
+        added_s += full_steps * (profile.step_base_s + tokens_s(profile, step_tokens_max))
+    return added_s
 
 
 class DecodeSide(NamedTuple):
@@ -109,11 +118,15 @@ def _transfer_s(
     The link is free once it has carried what it holds and what the backlog ahead will put on it:
     on a slow link that, and not the prefill, is the queue.
     """
-    own_s = link_s(prefill, decode, transfer_bytes(request, prefill, decode))
+    token_bytes = prefill.spec.profile.kv_bytes_per_token
     rate = min(prefill.spec.link_bytes_per_s, decode.spec.link_bytes_per_s)
-    ahead_s = prefill.backlog_tokens * prefill.spec.profile.kv_bytes_per_token / rate
-    free_in_s = max(0.0, prefill.link_until_s - now_s) + ahead_s
-    return max(0.0, free_in_s - ready_in_s) + own_s
+    own_s = max(prefill.spec.link_base_s, decode.spec.link_base_s)
+    own_s += request.uncached_tokens(decode.spec.node_id) * token_bytes / rate
+    free_in_s = prefill.link_until_s - now_s
+    if free_in_s < 0.0:
+        free_in_s = 0.0
+    late_s = free_in_s + prefill.backlog_tokens * token_bytes / rate - ready_in_s
+    return own_s + late_s if late_s > 0.0 else own_s
 
 
 def _kv_wait_s(request: RequestView, decode: NodeView, output_tokens: int) -> float:
@@ -122,7 +135,8 @@ def _kv_wait_s(request: RequestView, decode: NodeView, output_tokens: int) -> fl
     A stream frees its share kv_used/B every output_tokens·T/B seconds, in the steady state.
     """
     lacking = decode.kv_used_tokens + request.prompt_tokens - decode.kv_capacity_tokens
-    if lacking <= 0 or not decode.kv_capacity_tokens or not decode.decode_seqs:
+    frees = decode.decode_seqs and decode.kv_used_tokens  # a report may claim one without the other
+    if lacking <= 0 or not decode.kv_capacity_tokens or not frees:
         return 0.0
     now_step_s = step_s(decode.spec.profile, decode.decode_seqs, decode.kv_used_tokens)
     return lacking * output_tokens * now_step_s / decode.kv_used_tokens
