@@ -146,11 +146,12 @@ def _deflect_unguarded(
     veto = state_veto(node, cluster)
     if veto is None and kv_veto(request, node, output_tokens_expected(request, cluster)):
         veto = Reason.KV_VETO
-    if veto is not None:
-        vetoed = Candidate(None, decode_id, None, veto)
+    plan = None
+    if veto is None:
+        plan = safe_plan(request, node) or plan_within(request, node, inf)
+    if plan is None:  # vetoed, or cut so small that the schedule is out of bounds
+        vetoed = Candidate(None, decode_id, None, veto or Reason.TBT_VETO)
         return remote._replace(candidates=(*remote.candidates, vetoed))
-    plan = safe_plan(request, node) or plan_within(request, node, inf)
-    assert plan is not None  # without a limit every chunk fits
     estimate = ttft_via_decode(request, node, plan, cluster.now_s)
     local = Candidate(None, decode_id, estimate, Reason.SLOWER)
     return Decision(

@@ -1,0 +1,233 @@
+"""How long the decisions take: policies, chunk plans, the dispatcher, the decoding of a report.
+
+The states are those in which a decision is worth most and costs most: prefill nodes with seconds of
+backlog, decode nodes with a working batch, so that a deflection to every one of them is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from random import Random
+from typing import NamedTuple
+
+from figures import Effort, Figure, cpu_us_per_call, figure
+from mocks import BenchError
+
+from spillway.core.chunks import plan_chunks
+from spillway.core.dispatcher import Dispatcher
+from spillway.core.events import (
+    FirstToken,
+    NodeReported,
+    NodeState,
+    PrefillFinished,
+    RequestArrived,
+    RequestFinished,
+    StartPrefill,
+)
+from spillway.core.latency import prefill_s, token_pairs
+from spillway.core.policies import POLICY_NAMES, build_policy
+from spillway.core.types import ClusterView, NodeSpec, NodeView, RequestView, Role, Slo
+from spillway.wire import report
+from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
+from spillway.workload.seeds import stream
+
+NOW_S = 1000.0
+SLO = Slo(ttft_s=1.0, tbt_s=0.06)
+PROMPTS_TOKENS = (1024, 8192, 32768)
+PREFILL_NODES_WIDE, DECODE_NODES_WIDE = 32, 128
+
+
+class Case(NamedTuple):
+    """Something to call again and again, and a remark on what it is."""
+
+    name: str
+    call: Callable[[], object]
+    note: str = ""
+
+
+def run(effort: Effort) -> Iterator[Figure]:
+    """Yield the figures of the decision core. Raises BenchError if no deflection is evaluated."""
+    small, wide = loaded_cluster(2, 2), loaded_cluster(PREFILL_NODES_WIDE, DECODE_NODES_WIDE)
+    cases = [
+        *_headroom("decision_2p2d", small),
+        *_headroom("decision_128d", wide),
+        *_other_decisions(small),
+        *_plans(small.decode[0]),
+        _dispatcher_cycle(),
+        _report_decode(),
+    ]
+    rounds = 20 if effort.quick else 100
+    samples = cpu_us_per_call({case.name: case.call for case in cases}, rounds)
+    figures = [figure(case.name, samples[case.name], "us", note=case.note) for case in cases]
+    yield _slowest_prompt("decision_2p2d", figures, target_us=20.0)
+    yield _slowest_prompt("decision_128d", figures, target_us=300.0)
+    yield from figures
+
+
+def _slowest_prompt(name: str, figures: list[Figure], target_us: float) -> Figure:
+    """Return the figure of the prompt length that takes longest, under the plain name."""
+    lengths = [one for one in figures if one.name.startswith(f"{name}_prompt")]
+    slowest = max(lengths, key=lambda one: one.value)
+    note = "headroom under pressure, the slowest of three prompt lengths"
+    return slowest._replace(name=name, target=target_us, note=note)
+
+
+def loaded_cluster(prefill_nodes: int, decode_nodes: int, *, calm: bool = False) -> ClusterView:
+    """Return a cluster at work: seconds of prefill backlog unless calm, every batch different."""
+    draws = stream(1, "bench/cluster")
+    return ClusterView(
+        now_s=NOW_S,
+        prefill=tuple(
+            _prefill_view(spec, 0 if calm else draws.randint(3, 8))
+            for spec in _specs(Role.PREFILL, prefill_nodes)
+        ),
+        decode=tuple(_decode_view(spec, draws) for spec in _specs(Role.DECODE, decode_nodes)),
+    )
+
+
+def _specs(role: Role, nodes: int) -> list[NodeSpec]:
+    file = load_profile_file(DEFAULT_PROFILE)
+    return [
+        NodeSpec(
+            node_id=f"{role}-{at:03}",
+            role=role,
+            profile=file.latency(),
+            kv_capacity_tokens=file.kv_capacity_tokens,
+        )
+        for at in range(nodes)
+    ]
+
+
+def _prefill_view(spec: NodeSpec, prompts: int) -> NodeView:
+    tokens, pairs = 4096 * prompts, prompts * token_pairs(4096, 0)
+    return NodeView(
+        spec=spec,
+        backlog_prompts=prompts,
+        backlog_tokens=tokens,
+        backlog_token_pairs=pairs,
+        backlog_until_s=NOW_S + prefill_s(spec.profile, tokens, pairs, spec.step_tokens_max),
+        kv_capacity_tokens=spec.kv_capacity_tokens,
+        heard_at_s=NOW_S,
+        reporting=True,
+    )
+
+
+def _decode_view(spec: NodeSpec, draws: Random) -> NodeView:
+    seqs = draws.randint(8, 48)
+    return NodeView(
+        spec=spec,
+        decode_seqs=seqs,
+        kv_used_tokens=min(seqs * draws.randint(500, 2000), spec.kv_capacity_tokens // 2),
+        kv_capacity_tokens=spec.kv_capacity_tokens,
+        tbt_s_min=SLO.tbt_s,
+        heard_at_s=NOW_S,
+        reporting=True,
+    )
+
+
+def request(prompt_tokens: int, request_id: str = "r") -> RequestView:
+    """Return a request that arrives now."""
+    return RequestView(request_id, NOW_S, prompt_tokens, 256, SLO)
+
+
+def _headroom(name: str, cluster: ClusterView) -> Iterator[Case]:
+    policy = build_policy("headroom")
+    for prompt_tokens in PROMPTS_TOKENS:
+        asked = request(prompt_tokens)
+        decision = policy.decide(asked, cluster)
+        if all(one.prefill_node_id or not one.estimate for one in decision.candidates):
+            raise BenchError(f"{name}: no deflection was evaluated; the states prove nothing")
+        note = f"{decision.route}: {decision.reason}, {len(decision.candidates)} candidates"
+        call = partial(policy.decide, asked, cluster)
+        yield Case(f"{name}_prompt_{prompt_tokens // 1024}k", call, note)
+
+
+def _other_decisions(cluster: ClusterView) -> Iterator[Case]:
+    asked, calm = request(8192), loaded_cluster(2, 2, calm=True)
+    call = partial(build_policy("headroom").decide, asked, calm)
+    yield Case("decision_2p2d_calm", call, "headroom, no prefill backlog")
+    for name in POLICY_NAMES:
+        if name != "headroom":
+            call = partial(build_policy(name).decide, asked, cluster)
+            yield Case(f"decision_2p2d_{name.replace('-', '_')}", call)
+
+
+def _plans(node: NodeView) -> Iterator[Case]:
+    spec = node.spec
+    for prompt_tokens in PROMPTS_TOKENS:
+        call = partial(
+            plan_chunks,
+            spec.profile,
+            node.decode_seqs,
+            node.kv_used_tokens,
+            0,
+            prompt_tokens,
+            SLO.tbt_s,
+            spec.chunk_tokens_max,
+            spec.chunk_tokens_multiple,
+        )
+        plan = call()
+        note = f"{plan.steps} steps of {len(plan.chunks)} sizes" if plan else "no safe plan"
+        yield Case(f"plan_chunks_{prompt_tokens // 1024}k", call, note)
+
+
+def _dispatcher_cycle() -> Case:
+    """A whole request through the dispatcher, prefill path, with the reports it brings about."""
+    specs = [*_specs(Role.PREFILL, 2), *_specs(Role.DECODE, 2)]
+    call = dispatcher_cycle(Dispatcher(build_policy("headroom"), specs))
+    note = "arrival, prefill done, first token, end, and one report of each node"
+    return Case("dispatcher_cycle_2p2d", call, note)
+
+
+def dispatcher_cycle(dispatcher: Dispatcher) -> Callable[[], None]:
+    """Return a call that takes one request from arrival to end, later with every call."""
+    ids, now_s = count(), NOW_S
+    node_ids = sorted(dispatcher.ledger.nodes)
+
+    def cycle() -> None:
+        nonlocal now_s
+        now_s += 0.1
+        at = next(ids)
+        request_id = f"r{at}"
+        arrived = RequestArrived(request(2048, request_id)._replace(arrival_s=now_s))
+        orders = dispatcher.handle(arrived, now_s)
+        if isinstance(orders[-1], StartPrefill):
+            dispatcher.handle(PrefillFinished(request_id), now_s + 0.02)
+        dispatcher.handle(FirstToken(request_id), now_s + 0.03)
+        dispatcher.handle(RequestFinished(request_id, 64), now_s + 0.04)
+        for node_id in node_ids:
+            dispatcher.handle(NodeReported(_idle(node_id, now_s + 0.05, 2 * at + 2)), now_s + 0.05)
+
+    return cycle
+
+
+def _idle(node_id: str, taken_at_s: float, dispatch_seen: int) -> NodeState:
+    return NodeState(node_id, taken_at_s, 0, dispatch_seen, 0, 0, 0.0, 0, 0, 200_000, float("inf"))
+
+
+def _report_decode() -> Case:
+    line = report.encode(
+        report.NodeReport(
+            node_id="decode-000",
+            role=Role.DECODE,
+            seq=4711,
+            step=123456,
+            backlog_prompts=1,
+            backlog_tokens=2048,
+            backlog_token_pairs=2099200.0,
+            decode_seqs=33,
+            kv_used_tokens=60000,
+            kv_capacity_tokens=200000,
+            dispatch_seen={"router-1": 98765},
+            tbt_s_min=0.06,
+            last_step_predicted_s=0.021,
+            last_step_actual_s=0.022,
+        )
+    )
+    return Case(
+        "report_decode",
+        lambda: report.to_state(report.decode(line), NOW_S, "router-1"),
+        f"{len(line)} bytes, to the core's NodeState",
+    )

@@ -1,0 +1,236 @@
+"""`spillway demo`: a burst against a real cluster of processes, once per policy, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from spillway.cli import options
+from spillway.wire.profile import DEFAULT_PROFILE
+
+if TYPE_CHECKING:
+    from spillway.cli.cluster import ClusterPlan
+    from spillway.cli.rows import BurstCut, Workload
+    from spillway.loadgen.runner import LoadResult
+    from spillway.report.plots import Series
+    from spillway.wire.decisions import DecisionRecord
+    from spillway.wire.records import RequestRecord
+    from spillway.wire.results import RunResult
+
+# Three policies, each with start-up, load and drain, stay below a minute.
+BURST_S, LEAD_S = 7.5, 1.5
+OUTPUT_TOKENS_MAX = 256
+DRAWN_S = 60.0  # of the drawn workload, of which the largest burst is taken
+MODEL = "fake-llama"
+DECISIONS_READ = 1000  # what a router keeps
+FOLDER = Path("build/demo")
+DEFAULT_PAGE = Path("build/demo.html")
+
+
+def demo(
+    trace: options.Trace = None,
+    from_s: options.FromS = None,
+    to_s: options.ToS = None,
+    speed_up: options.SpeedUp = 1.0,
+    seed: options.Seed = options.DEFAULT_SEED,
+    policy: options.Policies = None,
+    cluster: options.Cluster = options.DEFAULT_CLUSTER,
+    profile: options.Profile = DEFAULT_PROFILE,
+    slo_ttft_s: options.SloTtft = 1.0,
+    slo_tbt_s: options.SloTbt = 0.06,
+    json: options.Json = None,
+    html: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where to write the report.", rich_help_panel=options.OUTPUT
+        ),
+    ] = DEFAULT_PAGE,
+) -> None:
+    """See deflection at work: a burst against a whole cluster on this machine, under a minute.
+
+    Starts 2 prefill and 2 decode engines (simulated A100s behind real HTTP
+    ports) and the router, sends them a burst of heavy-tailed prompts, once per
+    policy, and compares: a table, one deflection explained, a report with plots.
+
+    With --trace it replays a real trace: by default the part around its largest
+    burst, or what --from-s and --to-s say.
+
+    [bold]Examples[/bold]
+      spillway demo
+      spillway demo --policy threshold --policy headroom --seed 7
+      spillway demo --trace AzureLLMInferenceTrace_code.csv --speed-up 2
+    """
+    import asyncio
+
+    from spillway.cli.rows import Ask, choose_rows
+    from spillway.core.policies import build_policy
+    from spillway.sim.scenario import parse_cluster
+
+    names = policy or options.COMPARED_POLICIES
+    for name in names:
+        build_policy(name)
+    prefill_count, decode_count = parse_cluster(cluster)
+    cut = _burst_cut(profile, prefill_count)
+    drawn_s = DRAWN_S * speed_up
+    workload = choose_rows(Ask(trace, None, None, drawn_s, from_s, to_s, speed_up, seed, cut))
+    targets_s = (slo_ttft_s, slo_tbt_s)
+    stage = Stage(workload, prefill_count, decode_count, profile, *targets_s, seed)
+    acts = asyncio.run(_play(stage, names))
+    _show(stage, acts, json, html)
+
+
+def _burst_cut(profile: str, prefill_count: int) -> BurstCut:
+    """Return the cut whose prompts the prefill pool alone works off in about the window's time."""
+    from spillway.cli.rows import BurstCut
+    from spillway.core.latency import prefill_s, token_pairs
+    from spillway.wire.profile import load_profile
+
+    step_tokens = 2048
+    step_s = prefill_s(load_profile(profile), step_tokens, token_pairs(step_tokens, 0), step_tokens)
+    prompt_tokens_max = int(prefill_count * step_tokens / step_s * (LEAD_S + BURST_S))
+    return BurstCut(BURST_S, LEAD_S, prompt_tokens_max, OUTPUT_TOKENS_MAX)
+
+
+class Stage(NamedTuple):
+    """What is the same for every policy."""
+
+    workload: Workload
+    prefill_count: int
+    decode_count: int
+    profile: str
+    slo_ttft_s: float
+    slo_tbt_s: float
+    seed: int
+
+    @property
+    def nodes(self) -> int:
+        """Return how many engines there are."""
+        return self.prefill_count + self.decode_count
+
+    def plan(self, policy: str) -> ClusterPlan:
+        from spillway.cli.cluster import ClusterPlan
+
+        return ClusterPlan(
+            folder=FOLDER / policy,
+            prefill_count=self.prefill_count,
+            decode_count=self.decode_count,
+            policy=policy,
+            profile=self.profile,
+            slo_ttft_s=self.slo_ttft_s,
+            slo_tbt_s=self.slo_tbt_s,
+            seed=self.seed,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return everything that shaped the figures, for the results."""
+        return {
+            "command": "demo",
+            **self.workload.config,
+            "cluster": f"{self.prefill_count}p{self.decode_count}d",
+            "profile": self.profile,
+            "slo_ttft_s": self.slo_ttft_s,
+            "slo_tbt_s": self.slo_tbt_s,
+        }
+
+
+class Act(NamedTuple):
+    """What came of one policy. example: its most telling deflection, if there was one."""
+
+    run: RunResult
+    series: Series
+    complaints: list[str]
+    example: DecisionRecord | None
+
+
+async def _play(stage: Stage, policies: Sequence[str]) -> list[Act]:
+    """Run the policies one after the other, each on a cluster started afresh."""
+    from spillway.cli.output import announce, note
+
+    announce(stage.workload.title, stage.workload.notes)
+    note(f"for each policy: {stage.nodes} simulated engines ({stage.profile}) and a router\n")
+    return [await _act(stage, policy) for policy in policies]
+
+
+async def _act(stage: Stage, policy: str) -> Act:
+    from contextlib import AsyncExitStack
+
+    from spillway.cli.cluster import LocalCluster
+    from spillway.cli.join import join_parts
+    from spillway.cli.load import complaints
+    from spillway.cli.output import note, working
+    from spillway.report.plots import Series
+    from spillway.wire.results import summarise
+
+    async with AsyncExitStack() as stack:
+        with working(f"{policy}: starting {stage.nodes} engines and a router"):
+            cluster = await stack.enter_async_context(LocalCluster(stage.plan(policy)))
+        result = await _drive(stage, policy, cluster.url)
+        example = await _example(cluster.url)
+    records = join_parts(result.records, cluster.records())
+    run = summarise(policy=policy, records=records, gaps=result.gaps, wall_s=result.wall_s)
+    note(
+        f"{policy:<14}p95 TTFT {run.ttft_s.p95:5.2f} s, {run.deflected_frac:4.0%} deflected"
+        f"   ({result.wall_s:.0f} s)"
+    )
+    doubts = [f"{policy}: {line}" for line in complaints(result)]
+    return Act(run, Series(policy, records, result.gaps), doubts, example)
+
+
+async def _drive(stage: Stage, policy: str, url: str) -> LoadResult:
+    from spillway.cli.load import send
+    from spillway.core.types import Slo
+    from spillway.loadgen.runner import LoadOptions
+
+    load_options = LoadOptions(
+        base_url=url,
+        model=MODEL,
+        slo=Slo(stage.slo_ttft_s, stage.slo_tbt_s),
+        check_text=True,
+        run_id=policy,
+    )
+    return await send(stage.workload.rows, load_options, policy)
+
+
+async def _example(url: str) -> DecisionRecord | None:
+    import asyncio
+
+    from spillway.cli.example import best_example
+    from spillway.cli.explain import ask_router
+
+    decided = await asyncio.to_thread(ask_router, url, None, DECISIONS_READ)
+    return best_example(decided)
+
+
+def _show(stage: Stage, acts: Sequence[Act], json: Path | None, html: Path) -> None:
+    """Print the table and one explanation, and write the report."""
+    from spillway.cli.output import make_results, paragraph, write_page, write_results
+    from spillway.report.explain import print_explanation
+    from spillway.report.html import findings
+    from spillway.report.tables import print_comparison
+
+    results = make_results([act.run for act in acts], stage.seed, stage.config())
+    print()
+    print_comparison(results.runs)
+    print("", *map(paragraph, findings(results.runs)), sep="\n")
+    shown = next((act for act in reversed(acts) if act.example is not None), None)
+    example = shown.example if shown is not None else None
+    if shown is not None and example is not None:
+        print("\nOne deflection, explained\n")
+        print_explanation(example, _happened(shown, example))
+    complaints = [line for act in acts for line in act.complaints]
+    print("" if not complaints else "\n".join(["", *complaints, ""]))
+    notes = (stage.workload.title, *stage.workload.notes)
+    write_page(html, results, [act.series for act in acts], example, notes, complaints)
+    print(f"Report with plots: {html}")
+    if json is not None:
+        write_results(json, results)
+        print(f"Figures as JSON: {json}")
+
+
+def _happened(act: Act, example: DecisionRecord) -> RequestRecord | None:
+    """Return the record of the request that the example is about."""
+    wanted = example.request.request_id
+    return next((one for one in act.series.records if one.request_id == wanted), None)

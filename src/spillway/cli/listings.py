@@ -1,0 +1,46 @@
+"""`spillway version | policies | profiles`: what this installation has to offer."""
+
+from __future__ import annotations
+
+import typer
+
+
+def version() -> None:
+    """Show the version."""
+    from spillway import __version__
+
+    typer.echo(f"spillway {__version__}")
+
+
+def policies() -> None:
+    """List the policies: how each decides where a prompt runs, and its options."""
+    from dataclasses import fields
+
+    from spillway.core.policies import POLICIES
+
+    for name, policy in POLICIES.items():
+        about = (policy.__doc__ or "").partition("\n")[0]
+        options = ", ".join(
+            f"{field.name}={field.default}" for field in fields(policy) if field.name != "name"
+        )
+        typer.echo(f"{typer.style(name, bold=True)}\n    {about}")
+        if options:
+            typer.echo(f"    options: {options}")
+
+
+def profiles() -> None:
+    """List the built-in latency profiles: model, GPU, KV room, and how good the fit is."""
+    from spillway.wire.profile import DEFAULT_PROFILE, builtin_names, load_profile_file
+
+    for name in builtin_names():
+        profile = load_profile_file(name)
+        origin = profile.provenance
+        gpus = f"{origin.tensor_parallel} x " if origin.tensor_parallel > 1 else ""
+        fit = profile.fit_error
+        error = f"median error {fit.median_frac:.1%}" if fit else "error not measured"
+        default = "  (default)" if name == DEFAULT_PROFILE else ""
+        typer.echo(f"{typer.style(name, bold=True)}{default}")
+        typer.echo(
+            f"    {origin.model} on {gpus}{origin.gpu}, {origin.engine} {origin.engine_version}; "
+            f"{error}; KV room {profile.kv_capacity_tokens:,} tokens"
+        )

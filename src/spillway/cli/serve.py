@@ -1,0 +1,139 @@
+"""`spillway serve`: the router, in front of real engines or simulated ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from spillway.cli import options
+
+if TYPE_CHECKING:
+    from spillway.router.app import Server
+    from spillway.wire.config import ClusterConfig
+
+
+def serve(
+    prefill: options.PrefillUrls = None,
+    decode: options.DecodeUrls = None,
+    config: options.ConfigFile = None,
+    profile: options.NodeProfile = None,
+    decode_chunk_tokens: options.StockChunkTokens = None,
+    kv_capacity_tokens: options.KvCapacity = None,
+    policy: options.RouterPolicy = None,
+    slo_ttft_s: options.RouterSloTtft = None,
+    slo_tbt_s: options.RouterSloTbt = None,
+    decision_log: options.DecisionLog = None,
+    host: options.RouterHost = None,
+    port: options.RouterPort = None,
+    end_with_parent: options.EndWithParent = False,
+) -> None:
+    """Run the router in front of prefill and decode engines.
+
+    Clients talk to it as to vLLM: /v1/completions, /v1/chat/completions,
+    /v1/models. Answers say what was decided in x-spillway-route and
+    x-spillway-reason. See also /health, /metrics and /debug/decisions.
+
+    [bold]Examples[/bold]
+      spillway serve --config examples/cluster.yaml
+      spillway serve --prefill http://10.0.0.11:8000 \\
+          --decode http://10.0.0.21:8000 --decode http://10.0.0.22:8000 \\
+          --profile llama-3.1-8b-h100 --decode-chunk-tokens 512
+
+    How to start vLLM for it: docs/running-with-vllm.md
+    """
+    from spillway.cli.parent import end_with_parent as watch_parent
+    from spillway.router.app import run
+
+    nodes = NodeFlags(
+        prefill, decode, profile, decode_chunk_tokens, kv_capacity_tokens, slo_ttft_s, slo_tbt_s
+    )
+    log_path = None if decision_log is None else str(decision_log)
+    listen = {"host": host, "port": port, "decision_log_path": log_path}
+    chosen = build_config(config, nodes, policy, listen)
+    if end_with_parent:
+        watch_parent()
+    status = run(chosen, on_ready=lambda server: _say_ready(chosen, server))
+    raise typer.Exit(status)
+
+
+class NodeFlags(NamedTuple):
+    """The flags that say the same as a configuration file; None where they were not given."""
+
+    prefill: list[str] | None = None
+    decode: list[str] | None = None
+    profile: str | None = None
+    decode_chunk_tokens: int | None = None
+    kv_capacity_tokens: int | None = None
+    slo_ttft_s: float | None = None
+    slo_tbt_s: float | None = None
+
+
+def build_config(
+    file: Path | None, nodes: NodeFlags, policy: str | None, listen: dict[str, Any]
+) -> ClusterConfig:
+    """Return the configuration of a file or of flags; `policy` and `listen` override a file.
+
+    Raises ConfigError, naming the flag or the file and its key.
+    """
+    from msgspec.structs import replace
+
+    from spillway.core.errors import ConfigError
+    from spillway.core.policies import build_policy
+    from spillway.wire.config import PolicyConfig, load_config
+
+    listen = {name: value for name, value in listen.items() if value is not None}
+    if file is None:
+        return _from_flags(nodes, policy, listen)
+    for name, value in nodes._asdict().items():
+        if value is not None:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag}: with --config it belongs into the file {file}")
+    config = load_config(file)
+    if policy is not None:
+        build_policy(policy)
+        config = replace(config, policy=PolicyConfig(name=policy))
+    return replace(config, router=replace(config.router, **listen))
+
+
+def _from_flags(nodes: NodeFlags, policy: str | None, listen: dict[str, Any]) -> ClusterConfig:
+    from msgspec.structs import replace
+
+    from spillway.core.errors import ConfigError
+    from spillway.core.types import ChunkMode
+    from spillway.wire.config import config_from_flags
+
+    if not (nodes.prefill and nodes.decode):
+        raise ConfigError(
+            "which engines? give --prefill URL and --decode URL, or --config FILE; "
+            "to try it without engines: spillway up"
+        )
+    given = {
+        "profile": nodes.profile,
+        "policy": policy,
+        "slo_ttft_s": nodes.slo_ttft_s,
+        "slo_tbt_s": nodes.slo_tbt_s,
+    }
+    set_flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = config_from_flags(nodes.prefill, nodes.decode, router=listen, **set_flags)
+    defaults = config.defaults
+    if nodes.decode_chunk_tokens is not None:
+        defaults = replace(
+            defaults, chunk_mode=ChunkMode.STATIC, chunk_tokens_max=nodes.decode_chunk_tokens
+        )
+    if nodes.kv_capacity_tokens is not None:
+        defaults = replace(defaults, kv_capacity_tokens=nodes.kv_capacity_tokens)
+    return replace(config, defaults=defaults)
+
+
+def _say_ready(config: ClusterConfig, server: Server) -> None:
+    from spillway.cli.output import note
+    from spillway.cli.parent import print_ready
+
+    pools = config.nodes
+    note(
+        f"{config.policy.name} over {len(pools.prefill)} prefill and {len(pools.decode)} decode "
+        f"nodes; targets and nodes can be seen at /metrics; Ctrl-C stops it"
+    )
+    print_ready("router", f"http://{server.settings.host}:{server.port}")

@@ -1,0 +1,236 @@
+"""`spillway simulate`: policies compared on a virtual clock, on the same rows and the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from spillway.cli import options
+from spillway.wire.profile import DEFAULT_PROFILE
+
+if TYPE_CHECKING:
+    from spillway.cli.output import Advance
+    from spillway.cli.rows import Workload
+    from spillway.core.events import LogDecision
+    from spillway.sim.run import RunOutput
+    from spillway.sim.scenario import Scenario
+    from spillway.wire.results import RunResult
+
+BAR_STRIDE = 100  # decisions between two looks of the progress bar
+
+
+def simulate(
+    trace: options.Trace = None,
+    synthetic: options.Synthetic = None,
+    rate: options.Rate = None,
+    duration_s: options.Duration = 300.0,
+    from_s: options.FromS = None,
+    to_s: options.ToS = None,
+    speed_up: options.SpeedUp = 1.0,
+    seed: options.Seed = options.DEFAULT_SEED,
+    cluster: options.Cluster = options.DEFAULT_CLUSTER,
+    policy: options.Policies = None,
+    profile: options.Profile = DEFAULT_PROFILE,
+    bias: options.Bias = 1.0,
+    noise: options.Noise = 0.0,
+    report_period_s: options.ReportPeriod = 0.1,
+    decode_chunk_tokens: options.DecodeChunkTokens = None,
+    slo_ttft_s: options.SloTtft = 1.0,
+    slo_tbt_s: options.SloTbt = 0.06,
+    json: options.Json = None,
+    html: options.Html = None,
+    decisions: options.Decisions = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify every invariant after every event (slow).")
+    ] = False,
+) -> None:
+    """Compare policies in simulation: an hour of traffic in seconds, the same for each policy.
+
+    The simulator drives the very dispatcher that the router runs: what it decides here it decides
+    there. --bias and --noise let nodes behave otherwise than the router believes.
+
+    [bold]Examples[/bold]
+
+      spillway simulate --synthetic burst --html build/sim.html
+
+      spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --speed-up 2
+
+      spillway simulate --cluster 4p8d --policy least-loaded --policy headroom --json build/sim.json
+    """
+    from spillway.cli.rows import Ask, choose_rows
+
+    workload = choose_rows(Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed))
+    targets_s = (slo_ttft_s, slo_tbt_s)
+    scenario = _scenario(
+        cluster, profile, bias, noise, report_period_s, decode_chunk_tokens, targets_s
+    )
+    names = policy or options.COMPARED_POLICIES
+    keep = decisions is not None or html is not None
+    compared = _compare(scenario, workload, names, seed, checks=check, keep=keep)
+    _show(compared, _config(scenario, workload), workload, seed, json, html)
+    if decisions is not None:
+        _write_decisions(decisions, compared[-1])
+
+
+class Compared(NamedTuple):
+    """One policy's run, as simulated and as summed up. decisions: empty unless asked for."""
+
+    output: RunOutput
+    run: RunResult
+    decisions: list[LogDecision]
+
+
+def _scenario(
+    cluster: str,
+    profile: str,
+    bias_frac: float,
+    noise_frac: float,
+    report_period_s: float,
+    decode_chunk_tokens: int | None,
+    targets_s: tuple[float, float],
+) -> Scenario:
+    from dataclasses import replace
+
+    from spillway.core.types import ChunkMode, Slo
+    from spillway.sim.scenario import Scenario
+
+    scenario = Scenario(
+        cluster=cluster,
+        profile=profile,
+        slos={"default": Slo(*targets_s)},
+        bias_frac=bias_frac,
+        noise_frac=noise_frac,
+        report_period_s=report_period_s,
+    )
+    if decode_chunk_tokens is None:
+        return scenario
+    return replace(scenario, chunk_mode=ChunkMode.STATIC, chunk_tokens_max=decode_chunk_tokens)
+
+
+def _compare(
+    scenario: Scenario,
+    workload: Workload,
+    policies: Sequence[str],
+    seed: int,
+    *,
+    checks: bool,
+    keep: bool,
+) -> list[Compared]:
+    """Run each policy on the same rows. Raises ConfigError before the first run if one is wrong."""
+    from dataclasses import replace
+
+    from spillway.cli.output import announce, progress
+    from spillway.core.policies import build_policy
+
+    for name in policies:
+        build_policy(name)
+    announce(workload.title, workload.notes)
+    compared: list[Compared] = []
+    with progress("simulating", len(workload.rows) * len(policies)) as advance:
+        for name in policies:
+            run_one = _Run(replace(scenario, policy=name), workload, seed, advance, len(compared))
+            compared.append(run_one(checks=checks, keep=keep))
+    return compared
+
+
+class _Run:
+    """One policy's run, watched by the progress bar."""
+
+    def __init__(
+        self, scenario: Scenario, workload: Workload, seed: int, advance: Advance, done_runs: int
+    ) -> None:
+        self.scenario = scenario
+        self.workload = workload
+        self.seed = seed
+        self.decisions: list[LogDecision] = []
+        self._advance = advance
+        self._decided = done_runs * len(workload.rows)
+
+    def __call__(self, *, checks: bool, keep: bool) -> Compared:
+        from spillway.clock import MonotonicClock
+        from spillway.sim.run import run
+        from spillway.wire.results import summarise
+
+        clock = MonotonicClock()
+        start_s = clock.now_s()
+        output = run(
+            self.scenario,
+            self.workload.rows,
+            self.seed,
+            checks=checks,
+            on_decision=self._keep if keep else self._count,
+        )
+        wall_s = clock.now_s() - start_s
+        summary = summarise(
+            policy=output.policy, records=output.records, gaps=output.gaps, wall_s=wall_s
+        )
+        return Compared(output, summary, self.decisions)
+
+    def _count(self, decided: LogDecision) -> None:
+        self._decided += 1
+        if self._decided % BAR_STRIDE == 0:
+            self._advance(self._decided, self.scenario.policy)
+
+    def _keep(self, decided: LogDecision) -> None:
+        self.decisions.append(decided)
+        self._count(decided)
+
+
+def _show(
+    compared: Sequence[Compared],
+    config: dict[str, Any],
+    workload: Workload,
+    seed: int,
+    json: Path | None,
+    html: Path | None,
+) -> None:
+    """Print the table, and write what was asked for."""
+    from spillway.cli.example import best_example
+    from spillway.cli.output import make_results, note, write_page, write_results
+    from spillway.report.plots import Series
+    from spillway.report.tables import print_comparison
+    from spillway.wire.decisions import from_log
+
+    results = make_results([one.run for one in compared], seed, config)
+    print_comparison(results.runs)
+    if json is not None:
+        write_results(json, results)
+        note(f"figures: {json}")
+    if html is not None:
+        series = [Series(one.run.policy, one.output.records, one.output.gaps) for one in compared]
+        examples = (
+            best_example(from_log(log, one.run.policy) for log in one.decisions)
+            for one in reversed(compared)
+        )
+        example = next((one for one in examples if one is not None), None)
+        write_page(html, results, series, example, (workload.title, *workload.notes))
+        note(f"report: {html}")
+
+
+def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
+    """Return everything that shaped the figures, for the results."""
+    slo = scenario.slos["default"]
+    return {
+        "command": "simulate",
+        **workload.config,
+        "cluster": scenario.cluster,
+        "profile": scenario.profile,
+        "slo_ttft_s": slo.ttft_s,
+        "slo_tbt_s": slo.tbt_s,
+        "bias": scenario.bias_frac,
+        "noise": scenario.noise_frac,
+        "report_period_s": scenario.report_period_s,
+        "chunk_mode": scenario.chunk_mode.value,
+        "chunk_tokens_max": scenario.chunk_tokens_max,
+    }
+
+
+def _write_decisions(path: Path, one: Compared) -> None:
+    from spillway.cli.output import note, write_bytes
+    from spillway.router.decision_log import encode_line
+
+    write_bytes(path, b"".join(encode_line(log, one.run.policy) for log in one.decisions))
+    note(f"decisions of {one.run.policy}: {path}")

@@ -1,0 +1,1 @@
+"""The live dispatcher: an OpenAI-compatible streaming proxy that drives `core`."""

@@ -1,0 +1,140 @@
+"""The pages that are not traffic: health, models, metrics, and why each request went its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+from urllib.parse import parse_qs
+
+import msgspec
+
+from spillway.core.errors import RequestError
+from spillway.core.placement import state_veto
+from spillway.core.types import NodeView
+from spillway.router.health import HealthWatch
+from spillway.router.metrics import Labels, Sample, render
+from spillway.router.pool import NodePool
+from spillway.router.shell import Shell
+from spillway.wire.openai import MODELS_PATH
+
+DECISIONS_SHOWN = 50
+JSON_LINE = b"content-type: application/json\r\n"
+METRICS_LINE = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+
+
+class Page(NamedTuple):
+    """An answer: its status, body and header lines."""
+
+    status: int
+    body: bytes
+    lines: bytes = JSON_LINE
+
+
+class Admin:
+    """Answers GET requests by path. Each page is made when it is asked for."""
+
+    def __init__(self, shell: Shell, health: HealthWatch, count_conns: Callable[[], int]) -> None:
+        self._shell = shell
+        self._health = health
+        self._count_conns = count_conns
+        self._pages: dict[str, Callable[[str], Page]] = {
+            MODELS_PATH: self._models,
+            "/health": self._health_page,
+            "/metrics": self._metrics,
+            "/debug/decisions": self._decisions,
+        }
+
+    @property
+    def paths(self) -> Iterable[str]:
+        return self._pages.keys()
+
+    def answer(self, path: str, query: str) -> Page:
+        """Return the page at `path`, which must be one of `paths`. Raises RequestError."""
+        return self._pages[path](query)
+
+    def _models(self, query: str) -> Page:
+        return Page(200, self._shell.models.body())
+
+    def _health_page(self, query: str) -> Page:
+        """200 while a request can be served: by both pools, or by deflection alone."""
+        cluster = self._shell.dispatcher.ledger.cluster(
+            self._shell.clock.now_s(), self._shell.dispatcher.arrived
+        )
+        prefill = [node for node in cluster.prefill if self._is_up(node)]
+        decode = [node for node in cluster.decode if self._is_up(node)]
+        deflectable = [node for node in decode if state_veto(node, cluster) is None]
+        healthy = bool(decode and (prefill or deflectable))
+        body = {
+            "status": "ok" if healthy else "unavailable",
+            "prefill_nodes_usable": len(prefill),
+            "decode_nodes_usable": len(decode),
+            "decode_nodes_deflectable": len(deflectable),
+        }
+        return Page(200 if healthy else 503, msgspec.json.encode(body))
+
+    def _is_up(self, node: NodeView) -> bool:
+        return node.usable and self._health.nodes[node.node_id].is_up
+
+    def _decisions(self, query: str) -> Page:
+        """`?id=REQUEST` for one request, else the last `?n=COUNT`, the newest first."""
+        asked = parse_qs(query)
+        log = self._shell.decisions
+        if "id" in asked:
+            found = log.find(asked["id"][-1])
+            if not found:
+                raise RequestError("no kept decision is about that request", status=404, param="id")
+        else:
+            found = log.recent(_count(asked.get("n", [str(DECISIONS_SHOWN)])[-1]))
+        return Page(200, msgspec.json.encode({"decisions": found}))
+
+    def _metrics(self, query: str) -> Page:
+        metrics = self._shell.metrics
+        samples = {**metrics.counted(), **self._of_pools(), **self._of_nodes(), **self._of_shell()}
+        return Page(200, render(samples, metrics.histograms()).encode(), METRICS_LINE)
+
+    def _of_shell(self) -> dict[str, list[Sample]]:
+        shell = self._shell
+        values = {
+            "spillway_inflight": len(shell.live),
+            "spillway_client_connections": self._count_conns(),
+            "spillway_decision_log_dropped_total": shell.decisions.dropped,
+            "spillway_events_ignored_total": shell.dispatcher.ignored_events,
+            "spillway_policy_failures_total": shell.dispatcher.policy_failures,
+        }
+        return {name: [((), value)] for name, value in values.items()}
+
+    def _of_pools(self) -> dict[str, list[Sample]]:
+        pools = self._shell.pools
+        figures: dict[str, Callable[[NodePool], float]] = {
+            "spillway_upstream_connections_total": lambda pool: pool.opened,
+            "spillway_upstream_reused_total": lambda pool: pool.reused,
+            "spillway_upstream_retried_total": lambda pool: pool.retried,
+            "spillway_upstream_idle": lambda pool: pool.idle_conns,
+        }
+        return {
+            name: [((("node", node),), figure(pool)) for node, pool in pools.items()]
+            for name, figure in figures.items()
+        }
+
+    def _of_nodes(self) -> dict[str, list[Sample]]:
+        views = [node.view for node in self._shell.dispatcher.ledger.nodes.values()]
+        figures: dict[str, Callable[[NodeView], float]] = {
+            "spillway_node_usable": lambda view: view.usable,
+            "spillway_node_backlog_tokens": lambda view: view.backlog_tokens,
+            "spillway_node_decode_seqs": lambda view: view.decode_seqs,
+            "spillway_node_kv_used_tokens": lambda view: view.kv_used_tokens,
+        }
+        return {
+            name: [(_node_labels(view), float(figure(view))) for view in views]
+            for name, figure in figures.items()
+        }
+
+
+def _node_labels(view: NodeView) -> Labels:
+    return (("node", view.node_id), ("role", view.spec.role.value))
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text[:9]) == 0:
+        raise RequestError(f"n is {text[:32]!r}; it must be a whole number above 0", param="n")
+    return int(text[:9])

@@ -1,0 +1,222 @@
+"""Puts the router together, and runs it.
+
+`serve` starts one on the running event loop and returns; `run` is the whole life of a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable, Sequence
+
+from spillway.clock import Clock, MonotonicClock
+from spillway.core.decide import Policy
+from spillway.core.dispatcher import Dispatcher, DispatchLimits
+from spillway.core.errors import ConfigError, InvariantViolation, RequestError
+from spillway.core.policies import build_policy
+from spillway.core.types import NodeSpec, Slo
+from spillway.router.admin import Admin
+from spillway.router.decision_log import DecisionLog
+from spillway.router.health import HealthWatch
+from spillway.router.http_server import ClientConnection, Request
+from spillway.router.intake import Intake
+from spillway.router.pool import NodePool
+from spillway.router.settings import Classes, RouterSettings
+from spillway.router.shell import Shell
+from spillway.wire.config import DEFAULT_CLASS, ClusterConfig
+from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH
+
+INFERENCE_PATHS = {COMPLETIONS_PATH: False, CHAT_PATH: True}  # path: is it a chat
+DEFAULT_CLASSES = Classes({DEFAULT_CLASS: Slo(1.0, 0.06)})
+LISTEN_BACKLOG = 1024
+DRAIN_POLL_S = 0.02
+# Streams hold few containers and no cycles, so the collector has little to find and may come late.
+GC_THRESHOLDS = (50_000, 20, 50)
+EXIT_VIOLATION = 70
+
+
+class Server:
+    """A running router. It is the `Front` of its client connections.
+
+    port: where it listens.   broken: resolves if the dispatcher found its state contradictory.
+    """
+
+    def __init__(self, shell: Shell, specs: Sequence[NodeSpec]) -> None:
+        self.shell = shell
+        self.settings = shell.settings
+        self.connections: set[ClientConnection] = set()
+        self.now_s = shell.clock.now_s()
+        self.port = 0
+        self.health = HealthWatch(shell, specs)
+        self.intake = Intake(shell, specs)
+        self.health.on_back = self.intake.reopen
+        self._admin = Admin(shell, self.health, lambda: len(self.connections))
+        self._loop = asyncio.get_running_loop()
+        self.broken: asyncio.Future[InvariantViolation] = self._loop.create_future()
+        shell.on_violation = self._break
+        self._draining = False
+        self._listener: asyncio.Server | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._log_writer: asyncio.Task[None] | None = None
+
+    async def listen(self) -> None:
+        """Begin to serve. Raises ConfigError if the port cannot be had."""
+        settings = self.settings
+        try:
+            self._listener = await self._loop.create_server(
+                lambda: ClientConnection(self), settings.host, settings.port, backlog=LISTEN_BACKLOG
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+                "choose another --port, or 0 for a free one"
+            ) from None
+        self.port = self._listener.sockets[0].getsockname()[1]
+        self._log_writer = self._loop.create_task(
+            self.shell.decisions.write_forever(self.shell.clock)
+        )
+        self._every("sweep", settings.sweep_s, self._sweep)
+        self._every("health", settings.health_interval_s, self.health.check)
+        self.health.check()
+        self.intake.open()
+
+    async def close(self) -> None:
+        """Take no more requests, let those in progress finish for `drain_s`, then end."""
+        self._draining = True
+        if self._listener is not None:
+            self._listener.close()
+        clock = self.shell.clock
+        until_s = clock.now_s() + self.settings.drain_s
+        while self.shell.live and clock.now_s() < until_s:
+            await asyncio.sleep(DRAIN_POLL_S)
+        for timer in self._timers.values():
+            timer.cancel()
+        self.health.close()
+        self.intake.close()
+        for conn in list(self.connections):
+            conn.transport.abort()
+        await asyncio.sleep(0)  # lost connections end their requests, and those their legs
+        for pool in self.shell.pools.values():
+            pool.close()
+        if self._log_writer is not None:
+            self._log_writer.cancel()
+        self.shell.decisions.flush()
+
+    # --- Front --------------------------------------------------------------------------------
+
+    def on_request(self, conn: ClientConnection, request: Request) -> None:
+        target, _, query = request.target.decode("latin-1").partition("?")
+        is_chat = INFERENCE_PATHS.get(target)
+        if self._draining:
+            conn.refuse(request, RequestError("the router is shutting down", status=503))
+        elif is_chat is not None:
+            if request.method == b"POST":
+                self.shell.submit(conn, request, is_chat=is_chat)
+            else:
+                conn.refuse(request, _only("POST", target), b"allow: POST\r\n")
+        elif target not in self._admin.paths:
+            conn.refuse(request, RequestError("there is no such path", status=404))
+        elif request.method != b"GET":
+            conn.refuse(request, _only("GET", target), b"allow: GET\r\n")
+        else:
+            try:
+                page = self._admin.answer(target, query)
+            except RequestError as error:
+                conn.refuse(request, error)
+            else:
+                conn.respond(request, page.status, page.body, page.lines)
+
+    def on_bad_request(self, status: int) -> None:
+        self.shell.metrics.bad_requests[status] += 1
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _every(self, name: str, interval_s: float, action: Callable[[], None]) -> None:
+        def again() -> None:
+            self._timers[name] = self._loop.call_later(interval_s, again)
+            action()
+
+        self._timers[name] = self._loop.call_later(interval_s, again)
+
+    def _sweep(self) -> None:
+        now_s = self.now_s = self.shell.clock.now_s()
+        for conn in [conn for conn in self.connections if conn.deadline_s < now_s]:
+            conn.expire()
+        for pool in self.shell.pools.values():
+            pool.drop_idle(now_s)
+        self.shell.sweep(now_s)
+        self.intake.sweep(now_s)
+
+    def _break(self, violation: InvariantViolation) -> None:
+        if not self.broken.done():
+            self.broken.set_result(violation)
+
+
+def _only(method: str, path: str) -> RequestError:
+    return RequestError(f"{path} takes {method} only", status=405)
+
+
+async def serve(
+    nodes: Sequence[tuple[NodeSpec, str]],
+    policy: Policy,
+    *,
+    classes: Classes = DEFAULT_CLASSES,
+    limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
+    settings: RouterSettings = RouterSettings(),  # noqa: B008 - frozen
+    clock: Clock | None = None,
+) -> Server:
+    """Start a router in front of `nodes` (spec, base URL) and return it, listening.
+
+    Raises ConfigError for a bad URL, a node id used twice, no decode node, or a taken port.
+    """
+    clock = clock or MonotonicClock()
+    specs = [spec for spec, _ in nodes]
+    log = DecisionLog(
+        policy.name,
+        settings.decisions_kept,
+        settings.decision_log_path,
+        settings.decision_log_lines_max,
+    )
+    dispatcher = Dispatcher(policy, specs, limits, record_views=log.wants_views)
+    pools = {spec.node_id: NodePool(spec.node_id, url, settings, clock) for spec, url in nodes}
+    server = Server(Shell(dispatcher, pools, classes, settings, clock, log), specs)
+    await server.listen()
+    return server
+
+
+async def serve_config(config: ClusterConfig) -> Server:
+    """Start the router that a configuration describes. Raises ConfigError."""
+    return await serve(
+        config.build_nodes(),
+        build_policy(config.policy.name, config.policy.options),
+        classes=Classes(config.slos(), DEFAULT_CLASS),
+        limits=config.limits.build(),
+        settings=RouterSettings(**config.router.given()),
+    )
+
+
+def run(config: ClusterConfig, on_ready: Callable[[Server], None] = lambda server: None) -> int:
+    """Run a router until SIGINT or SIGTERM; return the exit code of the process.
+
+    on_ready: called once it listens. Raises ConfigError.
+    """
+    import uvloop
+
+    async def live() -> int:
+        server = await serve_config(config)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        on_ready(server)
+        server.broken.add_done_callback(lambda broken: stop.set())
+        await stop.wait()
+        await server.close()
+        return EXIT_VIOLATION if server.broken.done() else 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(live())

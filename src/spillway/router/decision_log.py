@@ -1,0 +1,236 @@
+"""The last decisions in memory, and all of them on disk if asked for.
+
+A line of the file holds a decision with every candidate and the whole view it was made on, so that
+it can be made again elsewhere (`replay`). Lines are encoded and written off the event loop from a
+bounded buffer; what does not fit is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from math import inf, isfinite
+from pathlib import Path
+
+import msgspec
+
+from spillway.clock import Clock
+from spillway.core.decide import Policy
+from spillway.core.events import LogDecision
+from spillway.core.types import (
+    ClusterView,
+    NodeId,
+    NodeSpec,
+    NodeView,
+    RequestId,
+    RequestView,
+    Role,
+    Slo,
+)
+from spillway.wire.decisions import DecisionBody, DecisionRecord, from_decision, from_log
+
+FLUSH_S = 0.25
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A `core.types.NodeView` without its spec; None stands for the infinity of its default."""
+
+    node_id: str
+    role: Role
+    backlog_prompts: int
+    backlog_tokens: int
+    backlog_token_pairs: float
+    backlog_until_s: float | None
+    decode_seqs: int
+    kv_used_tokens: int
+    kv_capacity_tokens: int
+    tbt_s_min: float | None
+    link_until_s: float | None
+    heard_at_s: float | None
+    reporting: bool
+    usable: bool
+    over_budget: bool
+
+
+class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A `core.types.ClusterView`, its nodes in the order the policy saw them."""
+
+    now_s: float
+    nodes: list[NodeRecord]
+    report_age_max_s: float
+    decisions: int
+    output_tokens_by_class: dict[str, int]
+
+
+class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the log."""
+
+    logged: DecisionRecord
+    cluster: ClusterRecord | None = None
+
+    def replay(self, policy: Policy, specs: dict[NodeId, NodeSpec]) -> DecisionBody:
+        """Return what `policy` decides on the logged view; INV-8 says it is `logged.decision`.
+
+        Raises ValueError if the line has no view, KeyError if a node has no spec.
+        """
+        if self.cluster is None:
+            raise ValueError("this decision was logged without the view it was made on")
+        request = _request(self.logged)
+        decision = policy.decide(request, _view(self.cluster, specs))
+        return from_decision(request, decision, self.logged.decided_at_s).decision
+
+
+class DecisionLog:
+    """A ring of the last decisions, and optionally a file with all of them.
+
+    dropped: lines that the buffer or the disk had no room for.
+    """
+
+    def __init__(self, policy: str, kept_max: int, path: str = "", lines_max: int = 10_000) -> None:
+        self._policy = policy
+        self._ring: deque[LogDecision] = deque(maxlen=kept_max)
+        self._path = Path(path) if path else None
+        self._lines_max = lines_max
+        self._waiting: list[LogDecision] = []
+        self.dropped = 0
+
+    @property
+    def wants_views(self) -> bool:
+        """Return whether the dispatcher has to record the view of each decision."""
+        return self._path is not None
+
+    def add(self, log: LogDecision) -> None:
+        """Keep a decision. Costs no more than two appends."""
+        self._ring.append(log._replace(cluster=None) if log.cluster is not None else log)
+        if self._path is None:
+            return
+        if len(self._waiting) < self._lines_max:
+            self._waiting.append(log)
+        else:
+            self.dropped += 1
+
+    def recent(self, count: int) -> list[DecisionRecord]:
+        """Return the last `count` decisions, the newest first."""
+        newest = list(self._ring)[-count:] if count > 0 else []
+        return [from_log(log, self._policy) for log in reversed(newest)]
+
+    def find(self, request_id: RequestId) -> list[DecisionRecord]:
+        """Return the kept decisions about one request, the newest first."""
+        found = [log for log in self._ring if log.request.request_id == request_id]
+        return [from_log(log, self._policy) for log in reversed(found)]
+
+    async def write_forever(self, clock: Clock) -> None:
+        """Write waiting lines every FLUSH_S until cancelled. Returns at once without a path."""
+        while self._path is not None:
+            await clock.sleep_until(clock.now_s() + FLUSH_S)
+            await asyncio.get_running_loop().run_in_executor(None, self._write, self._take())
+
+    def flush(self) -> None:
+        """Write the waiting lines now."""
+        self._write(self._take())
+
+    def _take(self) -> list[LogDecision]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _write(self, logs: list[LogDecision]) -> None:
+        if self._path is None or not logs:
+            return
+        try:
+            with self._path.open("ab") as file:
+                file.writelines(encode_line(log, self._policy) for log in logs)
+        except OSError:  # a full disk must not stop the router
+            self.dropped += len(logs)
+
+
+def encode_line(log: LogDecision, policy: str) -> bytes:
+    """Return one line of the log, newline included."""
+    cluster = None if log.cluster is None else _cluster_record(log.cluster)
+    line = LoggedDecision(logged=from_log(log, policy), cluster=cluster)
+    return msgspec.json.encode(line) + b"\n"
+
+
+def decode_line(line: bytes) -> LoggedDecision:
+    """Return one line of the log. Raises msgspec.ValidationError if it is none."""
+    return msgspec.json.decode(line, type=LoggedDecision)
+
+
+def _cluster_record(view: ClusterView) -> ClusterRecord:
+    return ClusterRecord(
+        now_s=view.now_s,
+        nodes=[_node_record(node) for node in (*view.prefill, *view.decode)],
+        report_age_max_s=view.report_age_max_s,
+        decisions=view.decisions,
+        output_tokens_by_class=view.output_tokens_by_class,
+    )
+
+
+def _node_record(node: NodeView) -> NodeRecord:
+    return NodeRecord(
+        node_id=node.node_id,
+        role=node.spec.role,
+        backlog_prompts=node.backlog_prompts,
+        backlog_tokens=node.backlog_tokens,
+        backlog_token_pairs=node.backlog_token_pairs,
+        backlog_until_s=_finite(node.backlog_until_s),
+        decode_seqs=node.decode_seqs,
+        kv_used_tokens=node.kv_used_tokens,
+        kv_capacity_tokens=node.kv_capacity_tokens,
+        tbt_s_min=_finite(node.tbt_s_min),
+        link_until_s=_finite(node.link_until_s),
+        heard_at_s=_finite(node.heard_at_s),
+        reporting=node.reporting,
+        usable=node.usable,
+        over_budget=node.over_budget,
+    )
+
+
+def _finite(value_s: float) -> float | None:
+    return value_s if isfinite(value_s) else None
+
+
+def _request(record: DecisionRecord) -> RequestView:
+    asked = record.request
+    return RequestView(
+        request_id=asked.request_id,
+        arrival_s=asked.arrival_s,
+        prompt_tokens=asked.prompt_tokens,
+        output_tokens_max=asked.output_tokens_max,
+        slo=Slo(asked.slo_ttft_s, asked.slo_tbt_s),
+        class_name=asked.class_name,
+        cached_tokens_by_node=tuple(asked.cached_tokens_by_node.items()),
+    )
+
+
+def _view(record: ClusterRecord, specs: dict[NodeId, NodeSpec]) -> ClusterView:
+    nodes = [_node(node, specs[node.node_id]) for node in record.nodes]
+    return ClusterView(
+        now_s=record.now_s,
+        prefill=tuple(node for node in nodes if node.spec.role is Role.PREFILL),
+        decode=tuple(node for node in nodes if node.spec.role is Role.DECODE),
+        report_age_max_s=record.report_age_max_s,
+        decisions=record.decisions,
+        output_tokens_by_class=record.output_tokens_by_class,
+    )
+
+
+def _node(record: NodeRecord, spec: NodeSpec) -> NodeView:
+    def known(value_s: float | None, otherwise_s: float) -> float:
+        return otherwise_s if value_s is None else value_s
+
+    return NodeView(
+        spec=spec,
+        backlog_prompts=record.backlog_prompts,
+        backlog_tokens=record.backlog_tokens,
+        backlog_token_pairs=record.backlog_token_pairs,
+        backlog_until_s=known(record.backlog_until_s, -inf),
+        decode_seqs=record.decode_seqs,
+        kv_used_tokens=record.kv_used_tokens,
+        kv_capacity_tokens=record.kv_capacity_tokens,
+        tbt_s_min=known(record.tbt_s_min, inf),
+        link_until_s=known(record.link_until_s, -inf),
+        heard_at_s=known(record.heard_at_s, -inf),
+        reporting=record.reporting,
+        usable=record.usable,
+        over_budget=record.over_budget,
+    )

@@ -1,0 +1,183 @@
+"""Whether each node is there: asks `GET /health` at intervals, and which models it serves.
+
+A node is lost after several failures in a row, or at once when it refuses a connection; it is back
+with the first good answer. A lost node is asked on, at the same pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from spillway.core.errors import NodeError
+from spillway.core.events import NodeBack
+from spillway.core.types import NodeId, NodeSpec, Role
+from spillway.router.fetch import Fetch
+from spillway.router.http_client import Fault, ResponseHead
+from spillway.router.pool import NodePool
+from spillway.router.shell import Shell
+from spillway.wire.openai import MODELS_PATH, read_models
+
+HEALTH_TARGET = b"/health"
+
+
+class Question(Fetch):
+    """One GET whose answer, or the lack of one, goes to a callback.
+
+    The callback gets (status, content); the status is 0 with a fault's name as content.
+    """
+
+    __slots__ = ("_answered", "_timer")
+
+    def __init__(self, answered: Callable[[int, bytes], None], bytes_max: int) -> None:
+        super().__init__(bytes_max)
+        self._answered = answered
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ask(self, pool: NodePool, target: bytes, lines: bytes, timeout_s: float) -> None:
+        """Send the question; an answer that takes longer than `timeout_s` is none."""
+        self.leg = pool.get(self, target, lines)
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+
+    def cancel(self) -> None:
+        """Forget the question; the callback is not called."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.leg is not None:
+            self.leg.abort()
+
+    def done(self, head: ResponseHead, content: bytes) -> None:
+        self._end(head.status, content)
+
+    def failed(self, fault: Fault) -> None:
+        self._end(0, fault.value.encode())
+
+    def _give_up(self) -> None:
+        if self.leg is not None:
+            self.leg.fail(Fault.SILENT)
+
+    def _end(self, status: int, content: bytes) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.leg = None
+        self._answered(status, content)
+
+
+class NodeHealth:
+    """What is known of one node, and the questions that keep it so.
+
+    on_back: called when a lost node answers again.
+    """
+
+    def __init__(self, shell: Shell, spec: NodeSpec, on_back: Callable[[], None]) -> None:
+        self._shell = shell
+        self._settings = shell.settings
+        self._pool = shell.pools[spec.node_id]
+        self.node_id: NodeId = spec.node_id
+        self._lists_models = spec.role is Role.DECODE
+        self._on_back = on_back
+        key = shell.settings.engine_api_key
+        self._lines = b"authorization: Bearer %b\r\n" % key.encode() if key else b""
+        self._failures = 0
+        self.is_lost = False
+        self.is_up = False  # only once it has answered
+        self._models_due_s = 0.0
+        self._health: Question | None = None
+        self._models: Question | None = None
+        if self._lists_models:
+            shell.models.expect(spec.node_id)
+
+    def check(self) -> None:
+        """Ask once, unless an answer is still awaited."""
+        if self._health is None:
+            self._health = self._ask(HEALTH_TARGET, self._told_health)
+
+    def refused(self) -> None:
+        """A request found that the node refuses connections."""
+        self._lose(Fault.REFUSED.value)
+
+    def close(self) -> None:
+        for question in (self._health, self._models):
+            if question is not None:
+                question.cancel()
+
+    def _ask(self, target: bytes, answered: Callable[[int, bytes], None]) -> Question:
+        question = Question(answered, self._settings.answer_bytes_max)
+        question.ask(self._pool, target, self._lines, self._settings.health_timeout_s)
+        return question
+
+    def _told_health(self, status: int, content: bytes) -> None:
+        self._health = None
+        if 200 <= status < 300:
+            self._failures = 0
+            self._found()
+            return
+        self._failures += 1
+        reason = content.decode() if status == 0 else f"http_{status}"
+        self._shell.metrics.upstream_errors[self.node_id, f"health_{reason}"] += 1
+        is_dead = reason == Fault.REFUSED.value
+        if is_dead or self._failures >= self._settings.health_failures_max:
+            self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        if self.is_lost:
+            return
+        self.is_lost, self.is_up = True, False
+        if self._lists_models:
+            self._shell.models.forget(self.node_id)
+        self._shell.node_lost(self.node_id, reason)
+
+    def _found(self) -> None:
+        self.is_up = True
+        if self.is_lost:
+            self.is_lost = False
+            self._models_due_s = 0.0
+            if self._lists_models:
+                self._shell.models.expect(self.node_id)
+            self._shell.tell(NodeBack(self.node_id))
+            self._on_back()
+        if self._lists_models:
+            self._check_models()
+
+    def _check_models(self) -> None:
+        now_s = self._shell.clock.now_s()
+        due = now_s >= self._models_due_s or self._shell.models.was_missed
+        if due and self._models is None:
+            self._models_due_s = now_s + self._settings.models_interval_s
+            self._models = self._ask(MODELS_PATH.encode(), self._told_models)
+
+    def _told_models(self, status: int, content: bytes) -> None:
+        self._models = None
+        self._shell.models.was_missed = False
+        try:
+            models = read_models(content) if status == 200 else None
+        except NodeError:
+            models = None
+        if models is None:
+            # Nothing is forgotten: the list is only as old as it is. The next check asks again.
+            self._models_due_s = 0.0
+            self._shell.metrics.upstream_errors[self.node_id, "models"] += 1
+        elif not self.is_lost:
+            self._shell.models.tell(self.node_id, models)
+
+
+class HealthWatch:
+    """All nodes' health, asked at one pace."""
+
+    def __init__(self, shell: Shell, specs: Iterable[NodeSpec]) -> None:
+        self._shell = shell
+        self.on_back: Callable[[NodeId], None] = lambda node_id: None
+        self.nodes = {spec.node_id: self._node(spec) for spec in specs}
+        shell.on_refused = lambda node_id: self.nodes[node_id].refused()
+
+    def check(self) -> None:
+        """Ask every node."""
+        for node in self.nodes.values():
+            node.check()
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            node.close()
+
+    def _node(self, spec: NodeSpec) -> NodeHealth:
+        return NodeHealth(self._shell, spec, lambda: self.on_back(spec.node_id))

@@ -1,0 +1,351 @@
+"""The engine side of HTTP/1.1: the protocol of one connection.
+
+A connection hands its owner the response head once, then the body's bytes exactly as they came,
+chunk framing included. httptools sees the same bytes, but only to learn where the message ends:
+no callback of ours runs per chunk. The owner is any `AnswerSink`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import NamedTuple, Protocol, cast
+
+import httptools
+
+HEAD_BYTES_MAX = 64 * 1024
+
+# Not passed on: hop-by-hop (RFC 9110, 7.6.1), the framing, which is written anew, what the router
+# says itself, and what names a machine.
+_DROPPED = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding "
+    b"upgrade content-length x-request-id server via forwarded x-real-ip x-served-by "
+    b"x-powered-by x-node x-host x-pod x-worker x-instance".split()
+)
+_DROPPED_PREFIXES = tuple(
+    b"x-internal x-backend x-upstream x-forwarded x-envoy x-spillway x-node- x-worker-".split()
+)
+
+
+class Fault(StrEnum):
+    """How a leg can go wrong below HTTP. Metrics count by these words."""
+
+    REFUSED = "connection_refused"
+    UNREACHABLE = "unreachable"
+    CONNECT_TIMEOUT = "connect_timeout"
+    NO_ANSWER = "closed_without_answer"
+    BROKEN = "broken_off"
+    BAD_RESPONSE = "bad_response"
+    SILENT = "silent"
+    NO_KV_PARAMS = "no_kv_params"
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the node certainly did not see the request."""
+        return self in (Fault.REFUSED, Fault.UNREACHABLE, Fault.CONNECT_TIMEOUT)
+
+
+class Framing(StrEnum):
+    """How the end of a body is told."""
+
+    NONE = "none"  # there is no body
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until_close"
+
+
+class ResponseHead(NamedTuple):
+    """An engine's response head, as far as it concerns a client.
+
+    lines: header lines to pass on, each with its CRLF.
+    length: the value of Content-Length, for Framing.LENGTH.
+    """
+
+    status: int
+    lines: list[bytes]
+    framing: Framing
+    length: bytes
+    is_sse: bool
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the engine failed, and not the client; no engine has a reason to redirect."""
+        return self.status >= 500 or 300 <= self.status < 400
+
+
+class AnswerSink(Protocol):
+    """Who gets an answer. After `on_end` or `on_fault` nothing more comes."""
+
+    def on_head(self, head: ResponseHead) -> None: ...
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_fault(self, fault: Fault) -> None: ...
+
+
+class Keeper(Protocol):
+    """Where connections come from and go back to.
+
+    authority: `host:port` of the engine, which no client may see.
+    """
+
+    @property
+    def authority(self) -> bytes: ...
+
+    def release(self, conn: UpstreamConnection) -> None: ...
+
+    def forget(self, conn: UpstreamConnection) -> None: ...
+
+    def reopen(self, conn: UpstreamConnection) -> None: ...
+
+
+_IDLE, _CONNECTING, _WAITING, _HEAD, _BODY, _CLOSED = range(6)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to one engine, carrying one exchange at a time."""
+
+    __slots__ = (
+        "_complete",
+        "_framing",
+        "_head",
+        "_is_sse",
+        "_keep_alive",
+        "_keeper",
+        "_length",
+        "_lines",
+        "_overrun",
+        "_parser",
+        "_paused",
+        "_request",
+        "_reused",
+        "_sink",
+        "_state",
+        "_transport",
+        "idle_until_s",
+        "opening",
+    )
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._sink: AnswerSink | None = None
+        self._request: tuple[bytes, bytes] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._state = _CONNECTING
+        self._reused = self._paused = False
+        self.idle_until_s = 0.0
+        self.opening: asyncio.Task[None] | None = None
+        self._start_parsing()
+
+    def _start_parsing(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = b""
+        self._lines: list[bytes] = []
+        self._framing = Framing.NONE
+        self._length = b""
+        self._is_sse = self._complete = self._overrun = self._keep_alive = False
+
+    # --- what the owner does ------------------------------------------------------------------
+
+    def begin(self, sink: AnswerSink, head: bytes, body: bytes) -> None:
+        """Send a request, now or as soon as the connection stands."""
+        self._sink = sink
+        # Kept until the first byte comes back, so that a stale connection costs one free retry.
+        self._request = (head, body)
+        if self._transport is not None:
+            self._reused = True
+            self._send()
+
+    def abort(self) -> None:
+        """Drop the exchange and the connection at once; the owner hears nothing more."""
+        self._sink = None
+        self._close()
+
+    def fail(self, fault: Fault) -> None:
+        """Tell the owner what is wrong, and drop the connection."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.on_fault(fault)
+        self._close()
+
+    def pause(self) -> None:
+        """Stop reading, because the client does not keep up."""
+        if self._transport is not None and self._state == _BODY:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def is_between_chunks(self) -> bool:
+        """Return whether a chunked body broke off where a new chunk could begin.
+
+        The parser knows, but only tells the end of a message: so it is shown one. Its message is
+        over either way, so this is the last thing to ask of it.
+        """
+        if self._framing is not Framing.CHUNKED or self._complete:
+            return False
+        try:
+            self._parser.feed_data(b"0\r\n\r\n")
+        except httptools.HttpParserError:
+            return False
+        return self._complete
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # What a loop hands to a stream protocol; uvloop's class only looks like asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        if self._state == _CLOSED:  # aborted while connecting
+            self._transport.abort()
+        else:
+            self._send()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == _BODY:
+            self._take_body(data)
+        elif self._state in (_WAITING, _HEAD):
+            self._take_head(data)
+        elif self._state == _IDLE:  # an engine has nothing to say unasked
+            self._keeper.forget(self)
+            self._close()
+
+    def eof_received(self) -> None:
+        if self._state == _IDLE:  # gone before the next request takes it from the pool
+            self._keeper.forget(self)
+            self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        state = self._state
+        self._transport = None
+        if state == _IDLE:
+            self._keeper.forget(self)
+            self._close()
+        elif state == _WAITING and self._reused:
+            self._reused = False
+            self._start_parsing()
+            self._keeper.reopen(self)
+        elif state == _WAITING:
+            self.fail(Fault.NO_ANSWER)
+        elif state == _BODY and self._framing is Framing.UNTIL_CLOSE and exc is None:
+            self._finish()
+        elif state != _CLOSED:
+            self.fail(Fault.BROKEN)
+        if self._state == _CLOSED:
+            del self._parser  # breaks the cycle of parser and connection
+
+    # --- httptools callbacks ------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._overrun = self._complete  # a second message where one was asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._state == _BODY:  # a trailer
+            return
+        key = name.lower()
+        if key in _DROPPED:
+            if key == b"content-length":
+                self._framing, self._length = Framing.LENGTH, value
+            elif key == b"transfer-encoding":
+                self._framing = Framing.CHUNKED
+            return
+        if key == b"content-type":
+            self._is_sse = value.startswith(b"text/event-stream")
+        elif key.startswith(_DROPPED_PREFIXES) or self._keeper.authority in value:
+            return
+        self._lines.append(b"%b: %b\r\n" % (name, value))
+
+    def on_headers_complete(self) -> None:
+        self._keep_alive = self._parser.should_keep_alive()
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        assert self._transport is not None
+        assert self._request is not None
+        self._state = _WAITING
+        self._transport.writelines(self._request)
+
+    def _take_head(self, data: bytes) -> None:
+        self._state = _HEAD
+        self._request = None
+        while True:
+            data = self._head + data
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._head = data
+                if len(data) > HEAD_BYTES_MAX:
+                    self.fail(Fault.BAD_RESPONSE)
+                return
+            try:
+                self._parser.feed_data(data[:end])
+            except httptools.HttpParserError:
+                self.fail(Fault.BAD_RESPONSE)
+                return
+            self._head, data = b"", data[end:]
+            status = self._parser.get_status_code()
+            if status >= 200:
+                break
+            if status == 101:  # nobody asked for another protocol
+                self.fail(Fault.BAD_RESPONSE)
+                return
+            self._lines, self._complete = [], False  # 100 or 103: the answer follows
+        self._announce(status)
+        if data and self._state == _BODY:
+            self._take_body(data)
+
+    def _announce(self, status: int) -> None:
+        if self._complete:  # the head was the whole message
+            if self._framing is not Framing.LENGTH:
+                self._framing = Framing.NONE
+        elif self._framing is Framing.NONE:
+            self._framing = Framing.UNTIL_CLOSE
+        head = ResponseHead(status, self._lines, self._framing, self._length, self._is_sse)
+        self._lines = []
+        self._state = _BODY
+        assert self._sink is not None
+        self._sink.on_head(head)
+        if self._complete and self._state == _BODY:
+            self._finish()
+
+    def _take_body(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.fail(Fault.BAD_RESPONSE)
+            return
+        if self._overrun:
+            self.fail(Fault.BAD_RESPONSE)
+            return
+        self._sink.on_body(data)  # type: ignore[union-attr]  # the state says that it is set
+        if self._complete and self._state == _BODY:
+            self._finish()
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        if self._transport is not None and self._keep_alive:
+            self.resume()
+            self._state = _IDLE
+            self._complete = False
+            self._framing, self._length, self._is_sse = Framing.NONE, b"", False
+            self._keeper.release(self)
+        else:
+            self._close()
+        if sink is not None:
+            sink.on_end()
+
+    def _close(self) -> None:
+        self._state = _CLOSED
+        self._request = None
+        self._head = b""
+        if self.opening is not None:
+            self.opening.cancel()
+        if self._transport is not None:
+            self._transport.abort()

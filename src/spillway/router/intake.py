@@ -1,0 +1,191 @@
+"""Listens to the nodes' reports: one endless response per node, one JSON line per report.
+
+A line that is no report, comes out of order or from a node of the other role is dropped and
+counted; the node then looks silent, and silence vetoes deflection. A stream that breaks or falls
+silent is opened again with a bounded backoff. A node without reports (404) is left to the ledger
+and asked again now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import httptools
+
+from spillway.core.errors import NodeError
+from spillway.core.events import NodeReported
+from spillway.core.types import NodeId, NodeSpec
+from spillway.router.fetch import Unchunker
+from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
+from spillway.router.shell import Shell
+from spillway.wire.report import REPORTS_PATH, decode, to_state
+
+
+class ReportStream:
+    """The reports of one node. It is an `AnswerSink`."""
+
+    __slots__ = (
+        "_expect_line_by_s",
+        "_failures",
+        "_leg",
+        "_lines",
+        "_loop",
+        "_partial",
+        "_seq",
+        "_shell",
+        "_spec",
+        "_timer",
+        "_unchunker",
+    )
+
+    def __init__(self, shell: Shell, spec: NodeSpec) -> None:
+        self._shell = shell
+        self._spec = spec
+        key = shell.settings.engine_api_key
+        self._lines = b"authorization: Bearer %b\r\n" % key.encode() if key else b""
+        self._loop = asyncio.get_running_loop()
+        self._leg: UpstreamConnection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._unchunker: Unchunker | None = None
+        self._partial = b""
+        self._seq = -1
+        self._expect_line_by_s = self._shell.clock.now_s() + self._shell.settings.report_silence_s
+
+    def open(self) -> None:
+        """Ask the node for its reports, now; nothing happens while a stream is open."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._leg is None:
+            self._reset()
+            target = f"{REPORTS_PATH}?router={self._shell.router_id}".encode()
+            self._leg = self._shell.pools[self._spec.node_id].get(self, target, self._lines)
+
+    def close(self) -> None:
+        """Stop listening for good."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._leg is not None:
+            self._leg.abort()
+
+    def sweep(self, now_s: float) -> None:
+        """Open a stream again that has been silent for too long."""
+        if self._leg is not None and now_s > self._expect_line_by_s:
+            self._leg.fail(Fault.SILENT)
+
+    # --- AnswerSink ---------------------------------------------------------------------------
+
+    def on_head(self, head: ResponseHead) -> None:
+        if head.status == 200:
+            self._unchunker = Unchunker() if head.framing is Framing.CHUNKED else None
+            return
+        self._drop_leg()
+        if head.status == 404:
+            self._again_in(self._shell.settings.report_absent_retry_s)
+        else:
+            self._count_dropped(f"http_{head.status}")
+            self._back_off()
+
+    def on_body(self, data: bytes) -> None:
+        if self._unchunker is not None:
+            try:
+                data = self._unchunker.feed(data)
+            except httptools.HttpParserError:
+                self._give_up("bad_framing")
+                return
+        lines = (self._partial + data).split(b"\n")
+        self._partial = lines.pop()
+        for line in lines:
+            if line.strip():
+                self._take(line)
+        if len(self._partial) > self._shell.settings.report_line_bytes_max:
+            self._give_up("too_long")
+
+    def on_end(self) -> None:
+        self._leg = None
+        self._back_off()
+
+    def on_fault(self, fault: Fault) -> None:
+        self._leg = None
+        if fault is Fault.REFUSED:  # a node that just died is noticed here first
+            self._shell.on_refused(self._spec.node_id)
+        else:
+            self._count_dropped(fault.value)
+        self._back_off()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _take(self, line: bytes) -> None:
+        now_s = self._shell.clock.now_s()
+        self._expect_line_by_s = now_s + self._shell.settings.report_silence_s
+        try:
+            report = decode(line)
+        except NodeError:
+            self._count_dropped("malformed")
+            return
+        if report.seq <= self._seq:
+            self._count_dropped("out_of_order")
+            return
+        self._seq = report.seq
+        if report.role is not self._spec.role:
+            self._count_dropped("wrong_role")
+            return
+        self._failures = 0
+        self._shell.metrics.reports[self._spec.node_id] += 1
+        state = to_state(report, now_s, self._shell.router_id)
+        # Its name is the one in our configuration, whatever the engine calls itself.
+        self._shell.tell(NodeReported(state._replace(node_id=self._spec.node_id)))
+
+    def _count_dropped(self, kind: str) -> None:
+        self._shell.metrics.reports_dropped[self._spec.node_id, kind] += 1
+
+    def _give_up(self, kind: str) -> None:
+        self._count_dropped(kind)
+        self._drop_leg()
+        self._back_off()
+
+    def _drop_leg(self) -> None:
+        leg, self._leg = self._leg, None
+        if leg is not None:
+            leg.abort()
+
+    def _back_off(self) -> None:
+        settings = self._shell.settings
+        wait_s = settings.report_retry_first_s * 2.0 ** min(self._failures, 16)
+        self._failures += 1
+        self._again_in(min(wait_s, settings.report_retry_max_s))
+
+    def _again_in(self, wait_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(wait_s, self.open)
+
+
+class Intake:
+    """Every node's report stream."""
+
+    def __init__(self, shell: Shell, specs: Iterable[NodeSpec]) -> None:
+        self.streams: dict[NodeId, ReportStream] = {
+            spec.node_id: ReportStream(shell, spec) for spec in specs
+        }
+
+    def open(self) -> None:
+        for stream in self.streams.values():
+            stream.open()
+
+    def reopen(self, node_id: NodeId) -> None:
+        """A lost node is back: do not wait for the backoff."""
+        self.streams[node_id].open()
+
+    def sweep(self, now_s: float) -> None:
+        for stream in self.streams.values():
+            stream.sweep(now_s)
+
+    def close(self) -> None:
+        for stream in self.streams.values():
+            stream.close()

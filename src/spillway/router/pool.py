@@ -1,0 +1,146 @@
+"""Keep-alive connections to one engine, the most recently used one first.
+
+Engines close a connection that has been idle for 5 s, so ours are dropped before; the last in is
+the first out, so that a burst's extra connections age and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from urllib.parse import urlsplit
+
+from spillway.clock import Clock
+from spillway.core.errors import ConfigError
+from spillway.core.types import NodeId
+from spillway.router.http_client import AnswerSink, Fault, UpstreamConnection
+from spillway.router.settings import RouterSettings
+
+
+class NodePool:
+    """The connections to one engine.
+
+    authority: `host:port`, as sent in Host; never shown to a client.
+    opened, reused, retried: counters for /metrics.
+    Raises ConfigError for a base URL that is not `http://HOST:PORT`.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_host",
+        "_idle",
+        "_loop",
+        "_port",
+        "_request_end",
+        "_settings",
+        "authority",
+        "closed",
+        "node_id",
+        "opened",
+        "retried",
+        "reused",
+    )
+
+    def __init__(
+        self, node_id: NodeId, base_url: str, settings: RouterSettings, clock: Clock
+    ) -> None:
+        url = urlsplit(base_url)
+        try:
+            port = url.port or 80
+        except ValueError:
+            port = 0
+        extra = url.path.strip("/") or url.query or url.username
+        if not port or url.scheme != "http" or not url.hostname or extra:
+            raise ConfigError(f"node {node_id}: the URL is {base_url!r}; write http://HOST:PORT")
+        self.node_id = node_id
+        self._host, self._port = url.hostname, port
+        self.authority = url.netloc.encode()
+        self._request_end = b" HTTP/1.1\r\nhost: " + self.authority + b"\r\n"
+        self._settings = settings
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[UpstreamConnection] = []
+        self.closed = False
+        self.opened = self.reused = self.retried = 0
+
+    @property
+    def idle_conns(self) -> int:
+        return len(self._idle)
+
+    def post(
+        self, sink: AnswerSink, target: bytes, lines: bytes, body: bytes
+    ) -> UpstreamConnection:
+        """Send a POST; `lines` are header lines, each with its CRLF, without the length."""
+        head = b"POST %b%b%bcontent-length: %d\r\n\r\n" % (
+            target,
+            self._request_end,
+            lines,
+            len(body),
+        )
+        return self._begin(sink, head, body)
+
+    def get(self, sink: AnswerSink, target: bytes, lines: bytes = b"") -> UpstreamConnection:
+        """Send a GET; `lines` as in `post`."""
+        head = b"GET %b%b%b\r\n" % (target, self._request_end, lines)
+        return self._begin(sink, head, b"")
+
+    def release(self, conn: UpstreamConnection) -> None:
+        """Take back a connection whose exchange ended well."""
+        if self.closed or len(self._idle) >= self._settings.upstream_idle_conns_max:
+            conn.abort()
+            return
+        conn.idle_until_s = self._clock.now_s() + self._settings.upstream_idle_s
+        self._idle.append(conn)
+
+    def forget(self, conn: UpstreamConnection) -> None:
+        """An idle connection went away by itself."""
+        if conn in self._idle:
+            self._idle.remove(conn)
+
+    def reopen(self, conn: UpstreamConnection) -> None:
+        """Send the request of a reused connection again, on a fresh one."""
+        self.retried += 1
+        self._open(conn)
+
+    def drop_idle(self, now_s: float) -> None:
+        """Close the idle connections that are past their time: all that are older are in front."""
+        while self._idle and self._idle[0].idle_until_s <= now_s:
+            self._idle.pop(0).abort()
+
+    def close(self) -> None:
+        """Close the idle connections and keep no more; running exchanges are their owners'."""
+        self.closed = True
+        self.drop_idle(inf)
+
+    def _begin(self, sink: AnswerSink, head: bytes, body: bytes) -> UpstreamConnection:
+        now_s = self._clock.now_s()
+        while self._idle:
+            conn = self._idle.pop()
+            if conn.idle_until_s > now_s:
+                self.reused += 1
+                conn.begin(sink, head, body)
+                return conn
+            conn.abort()
+        conn = UpstreamConnection(self)
+        conn.begin(sink, head, body)
+        self._open(conn)
+        return conn
+
+    def _open(self, conn: UpstreamConnection) -> None:
+        self.opened += 1
+        conn.opening = self._loop.create_task(self._connect(conn))
+
+    async def _connect(self, conn: UpstreamConnection) -> None:
+        fault = None
+        try:
+            async with asyncio.timeout(self._settings.connect_s):
+                await self._loop.create_connection(lambda: conn, self._host, self._port)
+        except TimeoutError:
+            fault = Fault.CONNECT_TIMEOUT
+        except ConnectionRefusedError:
+            fault = Fault.REFUSED
+        except OSError:
+            fault = Fault.UNREACHABLE
+        conn.opening = None
+        if fault is not None:
+            conn.fail(fault)

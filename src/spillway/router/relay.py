@@ -1,0 +1,297 @@
+"""One live request at the router: what it needs for its legs, and the relay of its answer.
+
+The relay writes the engine's bytes to the client as they come, chunk framing included. It has no
+task and awaits nothing: a read on one socket is a write on the other. Only the head is written
+anew. Whatever decides anything is the owner's (`shell.py`).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from spillway.core.types import NodeId, RequestView
+from spillway.router.fetch import Unchunker
+from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
+from spillway.router.http_server import ClientConnection, Request, status_line
+from spillway.wire.openai import Fields, ParsedBody, error_body, usage_count
+
+TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
+TAIL_BYTES = 2048
+LAST_CHUNK = b"0\r\n\r\n"
+# Aborts a connection with a reset, which no client can take for the end of an answer.
+NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Owner(Protocol):
+    """Who is told how an exchange goes."""
+
+    def first_byte(self, exchange: Exchange, *, is_stream: bool) -> None: ...
+
+    def finished(self, exchange: Exchange, status: int) -> None: ...
+
+    def refused(self, exchange: Exchange, status: int) -> None: ...
+
+    def broke(self, exchange: Exchange, fault: Fault) -> None: ...
+
+    def client_left(self, exchange: Exchange) -> None: ...
+
+
+class Exchange:
+    """One request, from its arrival to its last byte. It is an `AnswerSink` and a `Reader`.
+
+    leg, node_id: the connection now at work for it, and the node that it leads to.
+    route, reason: what was decided last; told to the client.
+    prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
+    started: bytes of the answer have reached the client, so that nothing can be retried.
+    reads: how often bytes came since; whoever looks for silence compares.
+    """
+
+    __slots__ = (
+        "_clean_cut",
+        "_close",
+        "_framing",
+        "_head",
+        "_remember",
+        "_tail",
+        "_write",
+        "body",
+        "conn",
+        "fields",
+        "headers",
+        "id_line",
+        "is_chat",
+        "kv_params",
+        "leg",
+        "leg_since_s",
+        "model",
+        "node_id",
+        "owner",
+        "paused",
+        "prompt_bytes",
+        "reads",
+        "reads_seen",
+        "reason",
+        "request",
+        "route",
+        "started",
+        "view",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        conn: ClientConnection,
+        request: Request,
+        parsed: ParsedBody,
+        prompt_bytes: int,
+        view: RequestView,
+        id_line: bytes,
+    ) -> None:
+        self.owner = owner
+        self.conn = conn
+        self.request = request
+        self.model = parsed.model
+        self.is_chat = parsed.is_chat
+        self.fields: Fields = parsed.fields
+        self.prompt_bytes = prompt_bytes
+        self.view = view
+        self.id_line = id_line
+        self.headers = b"%b%bx-slo-ttft-ms: %g\r\nx-slo-tbt-ms: %g\r\n" % (
+            b"".join(request.lines),
+            id_line,
+            view.slo.ttft_s * 1000,
+            view.slo.tbt_s * 1000,
+        )
+        self.body = request.body
+        self.kv_params = b""
+        self.leg: UpstreamConnection | None = None
+        self.leg_since_s = view.arrival_s
+        self.node_id: NodeId = ""
+        self.route = self.reason = ""
+        self.started = self.paused = self._close = self._clean_cut = False
+        self.reads = self.reads_seen = 0
+        self._head: ResponseHead | None = None
+        self._framing = Framing.NONE
+        self._tail: deque[bytes] = deque(maxlen=TAIL_READS)
+        self._remember = self._tail.append
+        self._write: Callable[[bytes], object] = conn.transport.write
+
+    @property
+    def decided_lines(self) -> bytes:
+        """Return the header lines that tell the client its request id and what was decided."""
+        if not self.route:
+            return self.id_line
+        decided = f"x-spillway-route: {self.route}\r\nx-spillway-reason: {self.reason}\r\n"
+        return self.id_line + decided.encode()
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether the prefill leg is at work."""
+        return self.route == "prefill" and not self.kv_params
+
+    # --- AnswerSink: the leg that answers the client --------------------------------------------
+
+    def on_head(self, head: ResponseHead) -> None:
+        # Held back until the first byte of the body: until then another node can still answer.
+        if head.is_failure:
+            self.drop_leg()
+            self.owner.refused(self, head.status)
+        else:
+            self._head = head
+
+    def on_body(self, data: bytes) -> None:
+        if self.started:
+            self.reads += 1
+            self._remember(data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:])
+            self._write(data)
+        else:
+            self._start(data)
+
+    def on_end(self) -> None:
+        self.leg = None
+        if not self.started:
+            self._start(b"")
+        if self._framing is Framing.UNTIL_CLOSE and not self.request.http10:
+            self.conn.transport.write(LAST_CHUNK)
+        assert self._head is not None
+        self.owner.finished(self, self._head.status)
+        self.conn.answered(close=self._close)
+
+    def on_fault(self, fault: Fault) -> None:
+        if self.started and self.leg is not None:
+            self._clean_cut = self.leg.is_between_chunks()
+        self.leg = None
+        self.owner.broke(self, fault)
+
+    # --- Reader: what the client's connection says ----------------------------------------------
+
+    def client_left(self) -> None:
+        self.owner.client_left(self)
+
+    def pause(self) -> None:
+        self.paused = True
+        if self.leg is not None:
+            self.leg.pause()
+
+    def resume(self) -> None:
+        self.paused = False
+        if self.leg is not None:
+            self.leg.resume()
+
+    # --- what the owner does --------------------------------------------------------------------
+
+    def drop_leg(self) -> None:
+        """Stop the leg that is at work; its node sees the connection close."""
+        leg, self.leg = self.leg, None
+        if leg is not None:
+            leg.abort()
+
+    def answer_whole(self, head: ResponseHead, content: bytes) -> None:
+        """Pass on an answer that was collected: an engine's 4xx to the prefill leg."""
+        self.conn.respond(
+            self.request, head.status, content, b"".join(head.lines) + self.decided_lines
+        )
+
+    def answer_error(self, status: int, message: str, code: str, lines: bytes = b"") -> None:
+        """Tell the client of a failure: with a status, or in the stream once that has begun."""
+        body = error_body(status, message, code=code)
+        if not self.started:
+            lines += b"content-type: application/json\r\n" + self.decided_lines
+            self.conn.respond(self.request, status, body, lines)
+        elif self._head is not None and self._head.is_sse:
+            self._end_stream_with(body)
+        else:
+            self._break_off()
+
+    def output_tokens(self) -> int:
+        """Return the completion tokens that the end of the answer states, or 0."""
+        return usage_count(b"".join(self._tail), b"completion_tokens")
+
+    def prompt_tokens(self) -> int:
+        """Return the prompt tokens that the end of the answer states, or 0."""
+        return usage_count(b"".join(self._tail), b"prompt_tokens")
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _start(self, data: bytes) -> None:
+        """Write the head, and the first bytes with it."""
+        head, request, transport = self._head, self.request, self.conn.transport
+        assert head is not None
+        self.started = True
+        self._framing = head.framing
+        self._close = not request.keep_alive or self.conn.is_last
+        if head.framing is Framing.LENGTH:
+            framing = b"content-length: " + head.length + b"\r\n"
+        elif request.http10 and head.framing is not Framing.NONE:
+            framing, self._close = b"", True
+            if head.framing is Framing.CHUNKED:
+                self._write = _unchunked(transport.write)
+        elif head.framing is Framing.NONE:
+            framing = b"" if head.status in (204, 304) else b"content-length: 0\r\n"
+        else:
+            framing = b"transfer-encoding: chunked\r\n"
+            if head.framing is Framing.UNTIL_CLOSE:
+                self._write = _chunked(transport.write)
+        end = b"connection: close\r\n\r\n" if self._close else b"\r\n"
+        first = (status_line(head.status), *head.lines, self.decided_lines, framing, end)
+        if self._write == transport.write:  # one system call for the head and the first bytes
+            transport.write(b"".join((*first, data)))
+        else:
+            transport.write(b"".join(first))
+            if data:
+                self._write(data)
+        self._remember(data[-TAIL_BYTES:])
+        self.owner.first_byte(self, is_stream=head.is_sse)
+        # No retry can need them any more, and a stream may stay open for long.
+        self.body = self.kv_params = self.request.body = self.headers = b""
+        self.fields = {}
+        self.request.lines = []
+        head.lines.clear()
+
+    def _end_stream_with(self, error: bytes) -> None:
+        """End a broken event stream with a typed error frame, if its framing allows one."""
+        tail = b"".join(self._tail).removesuffix(b"\r\n")
+        frame = b"data: " + error + b"\n\n"
+        if not tail.endswith(b"\n\n"):  # the event that was cut ends here
+            frame = b"\n\n" + frame
+        write = self.conn.transport.write
+        if self.request.http10:
+            write(frame)
+        elif self._clean_cut or self._framing is Framing.UNTIL_CLOSE:
+            write(b"%x\r\n%b\r\n%b" % (len(frame), frame, LAST_CHUNK))
+        else:
+            self._break_off()
+            return
+        self.conn.answered(close=True)
+
+    def _break_off(self) -> None:
+        """End an answer that cannot be completed so that the client sees that it is not."""
+        raw = self.conn.transport.get_extra_info("socket")
+        if raw is not None and self.request.http10:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            self.conn.transport.abort()
+        self.conn.answered(close=True)
+
+
+def _unchunked(write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """Return a writer that takes the chunk framing off, for a client of HTTP/1.0."""
+    unchunker = Unchunker()
+
+    def write_content(data: bytes) -> None:
+        if content := unchunker.feed(data):
+            write(content)
+
+    return write_content
+
+
+def _chunked(write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """Return a writer that adds chunk framing, for an engine that ends its answer by closing."""
+
+    def write_chunk(data: bytes) -> None:
+        write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    return write_chunk

@@ -1,0 +1,150 @@
+"""Every limit of the router, with its default and the reason for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+
+from spillway.core.errors import ConfigError, RequestError
+from spillway.core.types import Slo
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """Limits and intervals of one router process. Raises ConfigError unless each is positive.
+
+    Towards clients:
+    host, port: where to listen; port 0 takes a free one.
+    requests_max: concurrent requests; a further one gets 429.
+    connections_max: open client connections; a further one is closed at once.
+    body_bytes_max, head_bytes_max: of one request; beyond are 413 and 431.
+    request_complete_s: from a request's first byte to its last (slow clients); beyond is 408.
+    client_idle_s: keep-alive connections without a request are closed after this.
+    client_stall_s: a client that reads nothing for so long is dropped.
+    retry_after_s: what a 429 or 503 tells the client.
+    output_tokens_default: assumed limit of a chat request that declares none.
+
+    Towards engines:
+    upstream_idle_s: engines close idle connections after 5 s, so ours are used for less.
+    upstream_idle_conns_max: idle connections kept per node.
+    connect_s: give up on connecting after this.
+    prefill_s: give up on a prefill leg after this.
+    first_byte_s: give up on an answer that has not begun after this; one that is not streamed
+        begins when it is complete.
+    stream_silence_s: give up on an answer that stops coming after this.
+    answer_bytes_max: of a prefill leg's answer, which is held in memory.
+    health_interval_s, health_timeout_s, health_failures_max: `GET /health` of each node.
+    models_interval_s: how often the model list is read again.
+    report_retry_first_s, report_retry_max_s: backoff of a broken report stream.
+    report_silence_s: a report stream without a line for so long is opened again.
+    report_absent_retry_s: a node without reports (404) is asked again after this.
+    report_line_bytes_max: a longer line is no report.
+    engine_api_key: sent as bearer token with the router's own questions; "" for none.
+
+    Of its own:
+    sweep_s: how often timeouts are looked at.
+    decisions_kept: decisions that /debug/decisions can show.
+    decision_log_path: JSON lines with every decision and the view it was made on; "" for none.
+    decision_log_lines_max: lines waiting to be written; further ones are dropped and counted.
+    drain_s: how long `close` lets running requests finish.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    requests_max: int = 4096
+    connections_max: int = 16384
+    body_bytes_max: int = 32 * MIB
+    head_bytes_max: int = 32 * KIB
+    request_complete_s: float = 30.0
+    client_idle_s: float = 75.0
+    client_stall_s: float = 120.0
+    retry_after_s: int = 1
+    output_tokens_default: int = 1024
+    upstream_idle_s: float = 4.0
+    upstream_idle_conns_max: int = 512
+    connect_s: float = 3.0
+    prefill_s: float = 120.0
+    first_byte_s: float = 600.0
+    stream_silence_s: float = 60.0
+    answer_bytes_max: int = 16 * MIB
+    health_interval_s: float = 1.0
+    health_timeout_s: float = 2.0
+    health_failures_max: int = 3
+    models_interval_s: float = 10.0
+    report_retry_first_s: float = 0.1
+    report_retry_max_s: float = 5.0
+    report_silence_s: float = 3.0
+    report_absent_retry_s: float = 30.0
+    report_line_bytes_max: int = 64 * KIB
+    engine_api_key: str = ""
+    sweep_s: float = 1.0
+    decisions_kept: int = 1000
+    decision_log_path: str = ""
+    decision_log_lines_max: int = 10_000
+    drain_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; it must lie between 0 and 65535")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "port" or isinstance(value, str):
+                continue
+            if not (isfinite(value) and value > 0):
+                raise ConfigError(f"{field.name} is {value}; it must be positive and finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The service classes of the configuration and the targets each one sets.
+
+    Raises ConfigError when `default` is not among them or a target is not positive.
+    """
+
+    targets: Mapping[str, Slo]
+    default: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.default not in self.targets:
+            raise ConfigError(f"class {self.default!r} is the default but not configured")
+        for name, slo in self.targets.items():
+            if not all(isfinite(target_s) and target_s > 0 for target_s in slo):
+                raise ConfigError(f"class {name!r}: targets must be positive, finite seconds")
+
+    def resolve(
+        self, class_name: bytes | None, ttft_ms: bytes | None, tbt_ms: bytes | None
+    ) -> tuple[str, Slo]:
+        """Return the class of a request and its targets, from the values of its headers.
+
+        A class sets both targets; an explicit header overrides its own.
+        Raises RequestError (400) naming the header and what it may hold.
+        """
+        name = self.default if class_name is None else class_name.decode("latin-1")
+        slo = self.targets.get(name)
+        if slo is None:
+            known = ", ".join(sorted(self.targets))
+            raise RequestError(
+                f"x-slo-class is {name[:64]!r}; known classes are: {known}", param="x-slo-class"
+            )
+        if ttft_ms is None and tbt_ms is None:
+            return name, slo
+        return name, Slo(
+            slo.ttft_s if ttft_ms is None else _target_s("x-slo-ttft-ms", ttft_ms),
+            slo.tbt_s if tbt_ms is None else _target_s("x-slo-tbt-ms", tbt_ms),
+        )
+
+
+def _target_s(header: str, value: bytes) -> float:
+    try:
+        target_s = float(value) / 1000.0
+    except ValueError:
+        target_s = 0.0
+    if not (isfinite(target_s) and target_s > 0):
+        shown = value[:64].decode("latin-1")
+        raise RequestError(
+            f"{header} is {shown!r}; it must be a positive number of milliseconds", param=header
+        )
+    return target_s

@@ -1,0 +1,312 @@
+"""Drives the dispatcher: turns what happens on sockets into facts, and its orders into requests.
+
+Nothing is decided here. Each fact goes to `Dispatcher.handle` in the callback that learned it, and
+the orders that come back are carried out before that callback returns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from itertools import count
+from math import inf
+from typing import Any
+
+from spillway.clock import Clock
+from spillway.core.dispatcher import Dispatcher
+from spillway.core.errors import InvariantViolation, RequestError
+from spillway.core.events import (
+    AbortOnNode,
+    AnswerError,
+    ClientLeft,
+    Event,
+    FirstToken,
+    LegFailed,
+    LogDecision,
+    NodeLost,
+    PrefillFinished,
+    RequestArrived,
+    RequestFinished,
+    StartDecode,
+    StartDeflected,
+    StartPrefill,
+)
+from spillway.core.types import NodeId, RequestId, RequestView
+from spillway.router.decision_log import DecisionLog
+from spillway.router.http_client import Fault
+from spillway.router.http_server import ClientConnection, Request
+from spillway.router.metrics import RouterMetrics
+from spillway.router.models import ModelBook
+from spillway.router.pool import NodePool
+from spillway.router.prefill_leg import PrefillLeg
+from spillway.router.relay import Exchange
+from spillway.router.settings import Classes, RouterSettings
+from spillway.router.tokens import PromptRuler
+from spillway.wire.openai import decode_body, parse_body, prefill_body
+
+REQUEST_ID_BYTES_MAX = 128
+
+# What a client is told. Never a node's name or address, nor an engine's own words.
+ERROR_TEXTS = {
+    502: "an engine failed while it worked on this request; it is safe to try again",
+    503: "no engine can take this request now; try again later",
+}
+ERROR_TEXT_OTHER = "the request could not be served"
+
+
+class Shell:
+    """The live driver of one dispatcher. It is an `Owner` and a `PrefillOwner` of exchanges.
+
+    live: every request that has not ended.
+    on_refused: called with a node that refuses connections, before its request is moved on.
+    on_violation: called when the dispatcher finds its own state contradictory.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        pools: Mapping[NodeId, NodePool],
+        classes: Classes,
+        settings: RouterSettings,
+        clock: Clock,
+        decisions: DecisionLog,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.pools = pools
+        self.classes = classes
+        self.settings = settings
+        self.clock = clock
+        self.decisions = decisions
+        self.router_id = os.urandom(4).hex()
+        self.metrics = RouterMetrics()
+        self.models = ModelBook()
+        self.ruler = PromptRuler()
+        self.live: dict[RequestId, Exchange] = {}
+        self.on_refused: Callable[[NodeId], None] = lambda node_id: None
+        self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
+        self._numbers = count(1)
+        self._retry_line = b"retry-after: %d\r\n" % settings.retry_after_s
+        self._orders: dict[type, Callable[[Any], None]] = {
+            StartPrefill: self._start_prefill,
+            StartDecode: self._start_decode,
+            StartDeflected: self._start_deflected,
+            AbortOnNode: self._abort,
+            AnswerError: self._answer_error,
+            LogDecision: self._log,
+        }
+
+    def tell(self, event: Event) -> None:
+        """Give one fact to the dispatcher and carry out its orders."""
+        try:
+            orders = self.dispatcher.handle(event, self.clock.now_s())
+        except InvariantViolation as violation:
+            self.on_violation(violation)
+            raise
+        for order in orders:
+            self._orders[type(order)](order)
+
+    # --- from clients -------------------------------------------------------------------------
+
+    def submit(self, conn: ClientConnection, request: Request, *, is_chat: bool) -> None:
+        """Take up a completion or chat request, or refuse it with a 4xx."""
+        try:
+            exchange = self._admit(conn, request, is_chat=is_chat)
+        except RequestError as error:
+            conn.refuse(request, error, self._retry_line if error.status == 429 else b"")
+            return
+        self.live[exchange.view.request_id] = exchange
+        conn.reader = exchange
+        self.tell(RequestArrived(exchange.view))
+
+    def _admit(self, conn: ClientConnection, request: Request, *, is_chat: bool) -> Exchange:
+        if len(self.live) >= self.settings.requests_max:
+            raise RequestError("too many requests are in progress; try again", status=429)
+        own = request.own
+        if own.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError("compressed bodies are not accepted", status=415)
+        parsed = parse_body(request.body, is_chat=is_chat)
+        if not self.models.may_exist(parsed.model):
+            raise RequestError(
+                f"the model {parsed.model[:128]!r} does not exist", status=404, param="model"
+            )
+        class_name, slo = self.classes.resolve(
+            own.get(b"x-slo-class"), own.get(b"x-slo-ttft-ms"), own.get(b"x-slo-tbt-ms")
+        )
+        prompt_tokens, prompt_bytes = self.ruler.measure(parsed)
+        request_id, id_line = self._name(own.get(b"x-request-id"))
+        limit = parsed.output_tokens_max
+        view = RequestView(
+            request_id,
+            self.clock.now_s(),
+            prompt_tokens,
+            self.settings.output_tokens_default if limit is None else limit,
+            slo,
+            class_name,
+        )
+        return Exchange(self, conn, request, parsed, prompt_bytes, view, id_line)
+
+    def _name(self, given: bytes | None) -> tuple[RequestId, bytes]:
+        """Return the id that the request has here, and the header line with the client's own."""
+        if given is None:
+            request_id = f"{self.router_id}-{next(self._numbers)}"
+            return request_id, b"x-request-id: %b\r\n" % request_id.encode()
+        if len(given) > REQUEST_ID_BYTES_MAX:
+            raise RequestError(
+                f"x-request-id is longer than {REQUEST_ID_BYTES_MAX} bytes", param="x-request-id"
+            )
+        request_id = given.decode("latin-1")
+        if request_id in self.live:  # two clients may pick the same id; the core needs one each
+            request_id = f"{request_id}#{next(self._numbers)}"
+        return request_id, b"x-request-id: %b\r\n" % given
+
+    def client_left(self, exchange: Exchange) -> None:
+        request_id = exchange.view.request_id
+        self.tell(ClientLeft(request_id))
+        self._end(exchange, "cancelled")
+
+    # --- from engines -------------------------------------------------------------------------
+
+    def first_byte(self, exchange: Exchange, *, is_stream: bool) -> None:
+        self.metrics.ttft.observe(self.clock.now_s() - exchange.view.arrival_s)
+        if is_stream:
+            self.tell(FirstToken(exchange.view.request_id))
+
+    def finished(self, exchange: Exchange, status: int) -> None:
+        self._end(exchange, "client_error" if status >= 400 else "finished")
+        if exchange.route == "deflected":
+            self.ruler.learn(
+                exchange.model, exchange.is_chat, exchange.prompt_bytes, exchange.prompt_tokens()
+            )
+        self.tell(RequestFinished(exchange.view.request_id, exchange.output_tokens()))
+
+    def prefilled(self, exchange: Exchange, kv_params: bytes, prompt_tokens: int) -> None:
+        exchange.kv_params = kv_params
+        self.ruler.learn(exchange.model, exchange.is_chat, exchange.prompt_bytes, prompt_tokens)
+        self.tell(PrefillFinished(exchange.view.request_id))
+
+    def refused(self, exchange: Exchange, status: int) -> None:
+        self._leg_failed(exchange, f"http_{status}", refused=status == 503)
+
+    def broke(self, exchange: Exchange, fault: Fault) -> None:
+        if fault is Fault.REFUSED:
+            self.on_refused(exchange.node_id)
+        self._leg_failed(exchange, fault.value, refused=fault.is_refusal)
+
+    def _leg_failed(self, exchange: Exchange, reason: str, *, refused: bool) -> None:
+        node_id = exchange.node_id
+        self.metrics.upstream_errors[node_id, reason] += 1
+        self.tell(
+            LegFailed(
+                exchange.view.request_id,
+                node_id,
+                reason,
+                refused=refused,
+                streaming=exchange.started,
+                # Once a decode node has seen the request it may have pulled the KV, and the
+                # prefill node frees what was pulled.
+                kv_lost=not refused,
+            )
+        )
+
+    # --- orders -------------------------------------------------------------------------------
+
+    def _start_prefill(self, order: StartPrefill) -> None:
+        exchange = self._begin(order, "prefill")
+        exchange.kv_params = b""
+        leg = PrefillLeg(self, exchange, self.settings.answer_bytes_max)
+        # The answer is read here, so it must not come compressed.
+        lines = b"accept-encoding: identity\r\n" + self._lines(order)
+        leg.leg = exchange.leg = self.pools[order.node_id].post(
+            leg, exchange.request.target, exchange.headers + lines, prefill_body(exchange.fields)
+        )
+
+    def _start_decode(self, order: StartDecode) -> None:
+        exchange = self._begin(order, "prefill")
+        body = decode_body(exchange.body, exchange.kv_params)
+        self._answer_from(order, exchange, self._lines(order), body)
+
+    def _start_deflected(self, order: StartDeflected) -> None:
+        exchange = self._begin(order, "deflected")
+        lines = self._lines(order)
+        if order.chunks:
+            plan = ",".join(f"{chunk}*{steps}" for chunk, steps in order.chunks)
+            lines += b"x-spillway-chunks: %b\r\n" % plan.encode()
+        self._answer_from(order, exchange, lines, exchange.body)
+
+    def _begin(self, order: StartPrefill | StartDecode | StartDeflected, route: str) -> Exchange:
+        exchange = self.live[order.request_id]
+        exchange.node_id = order.node_id
+        exchange.route = route
+        exchange.leg_since_s = self.dispatcher.now_s
+        return exchange
+
+    def _lines(self, order: StartPrefill | StartDecode | StartDeflected) -> bytes:
+        return f"x-spillway-dispatch: {self.router_id}:{order.dispatch_id}\r\n".encode()
+
+    def _answer_from(
+        self, order: StartDecode | StartDeflected, exchange: Exchange, lines: bytes, body: bytes
+    ) -> None:
+        """Start the leg whose answer is relayed to the client."""
+        encoding = exchange.request.own.get(b"accept-encoding")
+        if encoding is not None:
+            lines += b"accept-encoding: %b\r\n" % encoding
+        exchange.leg = self.pools[order.node_id].post(
+            exchange, exchange.request.target, exchange.headers + lines, body
+        )
+
+    def _abort(self, order: AbortOnNode) -> None:
+        exchange = self.live.get(order.request_id)
+        if exchange is not None:
+            exchange.drop_leg()
+
+    def _answer_error(self, order: AnswerError) -> None:
+        exchange = self.live[order.request_id]
+        exchange.drop_leg()
+        self._end(exchange, "failed" if exchange.route else "rejected")
+        message = ERROR_TEXTS.get(order.status, ERROR_TEXT_OTHER)
+        lines = self._retry_line if order.status == 503 else b""
+        exchange.answer_error(order.status, message, order.reason, lines)
+
+    def _log(self, order: LogDecision) -> None:
+        decision = order.decision
+        reason = decision.reason.value
+        self.metrics.decisions[reason] += 1
+        predicted_s = decision.estimate.total_s
+        if 0.0 < predicted_s < inf:  # some policies do not predict
+            self.metrics.predicted_ttft.observe(predicted_s)
+        self.live[order.request.request_id].reason = reason
+        self.decisions.add(order)
+
+    def _end(self, exchange: Exchange, outcome: str) -> None:
+        del self.live[exchange.view.request_id]
+        self.metrics.requests[exchange.route, outcome] += 1
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def sweep(self, now_s: float) -> None:
+        """Give up on legs that have been silent for too long."""
+        settings = self.settings
+        for exchange in list(self.live.values()):
+            leg = exchange.leg
+            if leg is None or exchange.paused:
+                continue
+            if exchange.reads != exchange.reads_seen:
+                exchange.reads_seen = exchange.reads
+                exchange.leg_since_s = now_s
+                continue
+            silent_s = now_s - exchange.leg_since_s
+            if exchange.started:
+                limit_s = settings.stream_silence_s
+            elif exchange.is_prefilling:
+                limit_s = settings.prefill_s
+            else:
+                limit_s = settings.first_byte_s
+            if silent_s > limit_s:
+                leg.fail(Fault.SILENT)
+
+    def node_lost(self, node_id: NodeId, reason: str) -> None:
+        """Take a node out of use, and give up on its legs that have brought nothing yet."""
+        self.tell(NodeLost(node_id, reason))
+        for exchange in list(self.live.values()):
+            if exchange.node_id == node_id and not exchange.started and exchange.leg is not None:
+                exchange.leg.fail(Fault.SILENT)

@@ -1,0 +1,119 @@
+"""What must hold after every event of a simulated run, and at its end.
+
+The checks recount from the parts what the simulator keeps as sums, so they cost O(live requests)
+per event: for tests and sweeps, not for long runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import pairwise
+
+from spillway.core.dispatcher import Dispatcher
+from spillway.core.errors import InvariantViolation
+from spillway.core.events import Action, Event
+from spillway.core.lifecycle import State
+from spillway.sim.cluster import Cluster
+from spillway.sim.flights import Flight
+from spillway.sim.snapshot import recount_kv
+from spillway.stats import GapHistogram
+from spillway.wire.records import RequestRecord
+
+LAST_EVENTS = 50
+SUM_TOLERANCE_S = 1e-6
+DEFLECTED = "deflected"
+
+
+class TapedDispatcher(Dispatcher):
+    """A dispatcher that remembers its last facts, to be shown when something breaks."""
+
+    def handle(self, event: Event, now_s: float) -> list[Action]:
+        """Take one fact: see `Dispatcher.handle`."""
+        if not hasattr(self, "tape"):
+            self.tape: deque[tuple[float, Event]] = deque(maxlen=LAST_EVENTS)
+        self.tape.append((now_s, event))
+        return super().handle(event, now_s)
+
+
+def require(holds: bool, text: str) -> None:
+    """Raise InvariantViolation(text) unless `holds`."""
+    if not holds:
+        raise InvariantViolation(text)
+
+
+def check_cluster(cluster: Cluster) -> None:
+    """Check a cluster between two events: INV-1, INV-10, INV-12."""
+    dispatcher = cluster.dispatcher
+    counts = dispatcher.counts
+    live = sum(counts[state] for state in State if not state.is_final)
+    require(
+        sum(counts) == dispatcher.arrived and min(counts) >= 0,
+        f"INV-1: {dispatcher.arrived} requests arrived, the states hold {counts}",
+    )
+    require(
+        live == len(cluster.flights) == dispatcher.live_requests,
+        f"INV-1: {live} live requests are counted, {len(cluster.flights)} are on their way",
+    )
+    for flight in cluster.flights.values():
+        require(
+            not (flight.moving and flight.route == DEFLECTED),
+            f"INV-10: {flight.request.request_id} is deflected and moves its KV",
+        )
+    for port in cluster.ports.values():
+        recount_kv(port.node)
+
+
+def check_flight(flight: Flight, record: RequestRecord) -> None:
+    """Check one request that has ended: INV-10, INV-11, and that its TTFT parts add up."""
+    request_id, decode = record.request_id, flight.decode
+    if record.route == DEFLECTED and decode is not None:
+        require(decode.kv_arrived_s is None, f"INV-10: {request_id} is deflected and pulled its KV")
+    moments = [("arrival", record.arrival_s), ("decision", flight.decided_s)]
+    if record.ttft_s is not None:
+        assert decode is not None
+        first = decode if decode.kv_arrived_s is None else flight.prefill
+        assert first is not None
+        moments += [("start", first.started_s), ("first token", decode.first_token_s)]  # type: ignore[list-item]
+    if record.finish_s is not None:
+        moments.append(("end", record.finish_s))
+    for (before, before_s), (after, after_s) in pairwise(moments):
+        require(
+            before_s <= after_s,
+            f"INV-11: {request_id} has its {before} at {before_s} s, its {after} at {after_s} s",
+        )
+    if record.ttft_s is not None and record.parts is not None:
+        parts = record.parts
+        each = (parts.queue, parts.execute, parts.transfer, parts.admission, parts.first_step)
+        require(
+            abs(sum(each) - record.ttft_s) < SUM_TOLERANCE_S and min(each) >= 0.0,
+            f"the parts {each} of {request_id} do not make its TTFT of {record.ttft_s} s",
+        )
+    if record.outcome == "finished":
+        require(
+            record.output_tokens == flight.output_tokens,
+            f"{request_id} finished with {record.output_tokens} of {flight.output_tokens} tokens",
+        )
+
+
+def check_end(cluster: Cluster, records: Sequence[RequestRecord], gaps: GapHistogram) -> None:
+    """Check a run that is over: everything ended once, and nothing was left behind."""
+    check_cluster(cluster)
+    require(not cluster.flights, f"{len(cluster.flights)} requests never ended (INV-2)")
+    counts = cluster.dispatcher.counts
+    outcomes = Counter(record.outcome for record in records)
+    counted = {state.name.lower(): counts[state] for state in State if state.is_final}
+    told = {name: outcomes[name] for name in counted}
+    require(counted == told, f"INV-1: the dispatcher counts {counted}, the records say {told}")
+    for port in cluster.ports.values():
+        node = port.node
+        require(not node.members, f"{node.node_id} still holds {list(node.members)}")
+        require(node.kv.used_tokens == 0, f"INV-12: {node.node_id} kept KV of nobody")
+    moved = sum(record.kv_bytes_moved for record in records)
+    carried = sum(port.link.bytes_moved for port in cluster.ports.values())
+    require(moved == carried, f"the records moved {moved} bytes of KV, the links {carried}")
+    counted_gaps = sum(record.gaps for record in records)
+    require(
+        counted_gaps == gaps.count,
+        f"the records have {counted_gaps} token gaps, the histogram {gaps.count}",
+    )

@@ -1,0 +1,361 @@
+"""Carries out the dispatcher's orders on simulated nodes and feeds the facts back.
+
+This is the simulator's half of the bargain: the same `Dispatcher` that the router drives, driven
+here by a kernel in virtual time. It only translates. An order becomes a submission or a transfer;
+what a node says becomes a fact; what a fact orders is done at once, or `order_delay_s` later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from typing import Any
+
+from spillway.core.decide import Route
+from spillway.core.dispatcher import Dispatcher
+from spillway.core.errors import InvariantViolation, NodeError
+from spillway.core.events import (
+    AbortOnNode,
+    Action,
+    AnswerError,
+    ClientLeft,
+    FirstToken,
+    LegFailed,
+    LogDecision,
+    NodeBack,
+    NodeLost,
+    PrefillFinished,
+    RequestArrived,
+    RequestFinished,
+    StartDecode,
+    StartDeflected,
+    StartPrefill,
+)
+from spillway.core.types import NodeId, RequestId
+from spillway.sim.faults import Fault, NodeDies, NodeSlows
+from spillway.sim.flights import Flight
+from spillway.sim.kernel import Kernel
+from spillway.sim.node import SimNode
+from spillway.sim.port import Port
+from spillway.sim.reports import Reports
+from spillway.sim.residents import Finished, FirstTokenAt, Job, Outcome, PrefillDone, Resident
+
+WAKE_PRIORITY = 1  # a step that ends now sees what arrives now
+
+
+class Cluster:
+    """A pool of simulated nodes under one dispatcher.
+
+    done: called with each flight that has reached its end. A cancelled or failed stream may get a
+        few figures more until the step under way ends.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dispatcher: Dispatcher,
+        nodes: Sequence[SimNode],
+        reports: Reports,
+        *,
+        done: Callable[[Flight], None],
+        order_delay_s: float = 0.0,
+    ) -> None:
+        self.kernel = kernel
+        self.dispatcher = dispatcher
+        self.ports: dict[NodeId, Port] = {node.node_id: Port(node) for node in nodes}
+        self.reports = reports
+        self.flights: dict[RequestId, Flight] = {}
+        self.order_delay_s = order_delay_s
+        self.preemptions = 0
+        self.on_decision: Callable[[LogDecision], None] | None = None
+        self._done = done
+        self._orders: dict[type, Callable[[Any], None]] = {
+            LogDecision: self._log,
+            StartPrefill: self._start_prefill,
+            StartDecode: self._start_decode,
+            StartDeflected: self._start_deflected,
+            AbortOnNode: self._abort,
+            AnswerError: self._answer_error,
+        }
+        if not reports.active:
+            for port in self.ports.values():
+                port.next_tick_s = inf
+
+    # --- what happens ------------------------------------------------------------------------
+
+    def arrive(self, flight: Flight) -> None:
+        """A request arrives now."""
+        now_s = self.kernel.now_s
+        if self.reports.active:
+            self.reports.deliver(self.ports.values(), now_s)
+        request = flight.request
+        self.flights[request.request_id] = flight
+        self._obey(self.dispatcher.handle(RequestArrived(request), now_s))
+
+    def leave(self, request_id: RequestId) -> None:
+        """A client goes away now, if it has not been answered yet."""
+        flight = self.flights.get(request_id)
+        if flight is not None:
+            actions = self.dispatcher.handle(ClientLeft(request_id), self.kernel.now_s)
+            self._obey(actions)
+            self._end(flight, "cancelled")
+
+    def inject(self, fault: Fault) -> None:
+        """Schedule a fault."""
+        port = self.ports.get(fault.node_id)
+        if port is None:
+            raise InvariantViolation(f"{fault}: there is no such node")
+        if isinstance(fault, NodeDies):
+            self.kernel.at(fault.at_s, self._die, port)
+            if fault.back_s < inf:
+                self.kernel.at(fault.back_s, self._revive, port)
+        else:
+            self.kernel.at(fault.at_s, partial(self._rescale, port), fault)
+            if fault.until_s < inf:
+                normal = NodeSlows(
+                    node_id=fault.node_id, at_s=fault.until_s, scale_frac=port.node.world.scale_frac
+                )
+                self.kernel.at(fault.until_s, partial(self._rescale, port), normal)
+
+    # --- nodes -------------------------------------------------------------------------------
+
+    def _changed(self, port: Port) -> None:
+        """Wake the node when it is next due. Called after everything that may move that moment.
+
+        An idle node starts at once.
+        """
+        node, now_s = port.node, self.kernel.now_s
+        due_s = node.next_event_s()
+        if due_s == now_s and not node.segment.steps:
+            self._advance(port, now_s)
+        elif due_s != port.due_s:
+            port.due_s = due_s
+            if due_s < inf:
+                self.kernel.at(due_s, self._wake, port, WAKE_PRIORITY)
+
+    def _wake(self, port: Port) -> None:
+        now_s = self.kernel.now_s
+        if port.due_s == now_s:  # else it was woken earlier in the meantime
+            if now_s >= port.next_tick_s:
+                self.reports.before_change(port, now_s)
+            self._advance(port, now_s)
+
+    def _advance(self, port: Port, now_s: float) -> None:
+        node = port.node
+        port.due_s = inf
+        for outcome in node.advance(now_s):
+            self._hear(port, outcome)
+        due_s = node.next_event_s()
+        if due_s != port.due_s:
+            port.due_s = due_s
+            if due_s < inf:
+                self.kernel.at(due_s, self._wake, port, WAKE_PRIORITY)
+
+    def _hear(self, port: Port, outcome: Outcome) -> None:
+        """Tell the dispatcher what a node said, and do what follows."""
+        now_s = self.kernel.now_s
+        resident = outcome.resident
+        flight = self.flights.get(resident.request_id)
+        if flight is None or flight.dispatch_id != resident.job.dispatch_id:
+            return  # an order that no longer holds; its resident is being aborted
+        kind = type(outcome)
+        if kind is FirstTokenAt:
+            self.dispatcher.handle(FirstToken(resident.request_id), now_s)
+        elif kind is Finished:
+            finished = RequestFinished(resident.request_id, resident.generated_tokens)
+            self.dispatcher.handle(finished, now_s)
+            self._end(flight, "finished")
+        elif kind is PrefillDone:
+            flight.held_at = port
+            self._obey(self.dispatcher.handle(PrefillFinished(resident.request_id), now_s))
+        else:
+            self.preemptions += 1
+
+    # --- orders ------------------------------------------------------------------------------
+
+    def _obey(self, actions: list[Action]) -> None:
+        for action in actions:
+            order = self._orders[type(action)]
+            if self.order_delay_s and order not in (self._log, self._answer_error):
+                self.kernel.at(self.kernel.now_s + self.order_delay_s, order, action)
+            else:
+                order(action)
+
+    def _log(self, action: LogDecision) -> None:
+        flight = self.flights[action.request.request_id]
+        decision = action.decision
+        flight.decided_s = action.decided_at_s
+        flight.route = "" if decision.route is Route.REJECTED else decision.route.value
+        flight.reason = decision.reason.value
+        if self.on_decision is not None:
+            self.on_decision(action)
+
+    def _start_prefill(self, action: StartPrefill) -> None:
+        flight = self._take_order(action)
+        if flight is not None:
+            request, port = flight.request, self.ports[action.node_id]
+            job = Job(request.request_id, request.prompt_tokens, 1, inf, 0, action.dispatch_id)
+            flight.prefill = self._submit(flight, port, port.node.submit_prefill, job)
+
+    def _start_deflected(self, action: StartDeflected) -> None:
+        flight = self._take_order(action)
+        if flight is not None:
+            port = self.ports[action.node_id]
+            job = _decode_job(flight, action.chunks)
+            flight.decode = self._submit(flight, port, port.node.submit_local, job)
+
+    def _start_decode(self, action: StartDecode) -> None:
+        flight = self._take_order(action, keep_kv=True)
+        if flight is None:
+            return
+        source, to = flight.held_at, self.ports[action.node_id]
+        if source is None or not source.alive:
+            self._fail_leg(flight, f"{action.prefill_node_id} lost the KV", kv_lost=True)
+        elif not to.alive:
+            self._fail_leg(flight, f"{to.node_id} refused the connection", refused=True)
+        else:
+            kv_bytes = flight.request.prompt_tokens * source.spec.profile.kv_bytes_per_token
+            flight.kv_bytes_moved += kv_bytes
+            flight.moving = True
+            arrives_s = source.link.send(self.kernel.now_s, kv_bytes, to.spec)
+            self.kernel.at(arrives_s, self._kv_arrived, (flight, action.dispatch_id))
+
+    def _kv_arrived(self, item: tuple[Flight, int]) -> None:
+        flight, dispatch_id = item
+        if flight.outcome or flight.dispatch_id != dispatch_id or not flight.moving:
+            return
+        flight.moving = False
+        port = self.ports[flight.node_id]
+        flight.decode = self._submit(flight, port, port.node.submit_pulled, _decode_job(flight))
+        if flight.decode is not None:
+            self._release_kv(flight)
+
+    def _abort(self, action: AbortOnNode) -> None:
+        port, now_s = self.ports[action.node_id], self.kernel.now_s
+        if now_s >= port.next_tick_s:
+            self.reports.before_change(port, now_s)
+        port.node.abort(action.request_id, now_s)
+        self._changed(port)
+
+    def _answer_error(self, action: AnswerError) -> None:
+        flight = self.flights[action.request_id]
+        flight.error = flight.error or str(action.reason)
+        self._end(flight, "failed" if flight.dispatch_id else "rejected")
+
+    # --- legs --------------------------------------------------------------------------------
+
+    def _take_order(
+        self, action: StartPrefill | StartDecode | StartDeflected, *, keep_kv: bool = False
+    ) -> Flight | None:
+        """Make the order the one that holds; None when its request has ended meanwhile."""
+        flight = self.flights.get(action.request_id)
+        if flight is None:
+            return None
+        if flight.held_at is not None and not keep_kv:
+            self._release_kv(flight)
+        flight.moving = False
+        flight.dispatch_id = action.dispatch_id
+        flight.node_id = action.node_id
+        return flight
+
+    def _submit(
+        self, flight: Flight, port: Port, submit: Callable[[Job, float], Resident], job: Job
+    ) -> Resident | None:
+        """Hand a job to a node; one that is dead or too small refuses it."""
+        now_s = self.kernel.now_s
+        if not port.alive:
+            self._fail_leg(flight, f"{port.node_id} refused the connection", refused=True)
+            return None
+        if now_s >= port.next_tick_s:
+            self.reports.before_change(port, now_s)
+        try:
+            resident = submit(job, now_s)
+        except NodeError as error:
+            self._fail_leg(flight, str(error), refused=True)
+            return None
+        self._changed(port)
+        return resident
+
+    def _fail_leg(
+        self, flight: Flight, reason: str, *, refused: bool = False, kv_lost: bool = False
+    ) -> None:
+        """Report a failed leg as an event of its own, so that no order runs inside another."""
+        flight.moving = False
+        flight.error = reason
+        failed = LegFailed(
+            flight.request.request_id, flight.node_id, reason, refused, flight.streaming, kv_lost
+        )
+        self.kernel.at(self.kernel.now_s, self._leg_failed, (flight, flight.dispatch_id, failed))
+
+    def _leg_failed(self, item: tuple[Flight, int, LegFailed]) -> None:
+        flight, dispatch_id, failed = item
+        if not flight.outcome and flight.dispatch_id == dispatch_id:
+            self._obey(self.dispatcher.handle(failed, self.kernel.now_s))
+
+    def _release_kv(self, flight: Flight) -> None:
+        port = flight.held_at
+        flight.held_at = None
+        if port is not None and port.alive:
+            now_s = self.kernel.now_s
+            if now_s >= port.next_tick_s:
+                self.reports.before_change(port, now_s)
+            port.node.release_kv(flight.request.request_id, now_s)
+            self._changed(port)
+
+    def _end(self, flight: Flight, outcome: str) -> None:
+        del self.flights[flight.request.request_id]
+        flight.outcome = outcome
+        if outcome == "finished":
+            flight.error = ""  # a leg may have failed on the way
+        flight.finish_s = self.kernel.now_s
+        if flight.held_at is not None:
+            self._release_kv(flight)
+        self._done(flight)
+
+    # --- faults ------------------------------------------------------------------------------
+
+    def _die(self, port: Port) -> None:
+        """A node loses everything; whoever waits for it finds its connection broken."""
+        now_s = self.kernel.now_s
+        if not port.alive:
+            return
+        port.alive = False
+        port.due_s = inf
+        port.node.fail(now_s)
+        self._obey(self.dispatcher.handle(NodeLost(port.node_id, "died"), now_s))
+        for flight in list(self.flights.values()):
+            if flight.held_at is port:
+                flight.held_at = None
+                if flight.moving:
+                    self._fail_leg(flight, f"{port.node_id} died with the KV", kv_lost=True)
+            elif flight.node_id == port.node_id:
+                # Until its KV has moved, the node has certainly not started the work.
+                self._fail_leg(flight, f"{port.node_id} died", refused=flight.moving)
+
+    def _revive(self, port: Port) -> None:
+        if port.alive:
+            return
+        port.alive = True
+        self.reports.restart(port, self.kernel.now_s)
+        self._obey(self.dispatcher.handle(NodeBack(port.node_id), self.kernel.now_s))
+
+    def _rescale(self, port: Port, fault: NodeSlows) -> None:
+        now_s = self.kernel.now_s
+        if now_s >= port.next_tick_s:
+            self.reports.before_change(port, now_s)
+        port.node.rescale(fault.scale_frac, now_s)
+        self._changed(port)
+
+
+def _decode_job(flight: Flight, chunks: tuple[tuple[int, int], ...] = ()) -> Job:
+    request = flight.request
+    return Job(
+        request.request_id,
+        request.prompt_tokens,
+        flight.output_tokens,
+        request.slo.tbt_s,
+        0,
+        flight.dispatch_id,
+        chunks,
+    )

@@ -1,0 +1,35 @@
+"""The KV room of one simulated node, in tokens."""
+
+from __future__ import annotations
+
+from spillway.core.errors import InvariantViolation
+
+UNBOUNDED_TOKENS = 1 << 60  # stands for a capacity that is not known
+
+
+class KvPool:
+    """Counts KV tokens. INV-12: used + free = capacity, and neither is ever negative.
+
+    capacity_tokens: 0 means not known, which is taken as no limit.
+    """
+
+    __slots__ = ("capacity_tokens", "free_tokens", "used_tokens")
+
+    def __init__(self, capacity_tokens: int) -> None:
+        self.capacity_tokens = capacity_tokens or UNBOUNDED_TOKENS
+        self.free_tokens = self.capacity_tokens
+        self.used_tokens = 0
+
+    def take(self, tokens: int) -> None:
+        """Book `tokens`. The caller has checked `free_tokens`."""
+        self.used_tokens += tokens
+        self.free_tokens -= tokens
+        if self.free_tokens < 0:
+            raise InvariantViolation(f"INV-12: KV overbooked by {-self.free_tokens} tokens")
+
+    def give(self, tokens: int) -> None:
+        """Return `tokens` to the pool."""
+        self.used_tokens -= tokens
+        self.free_tokens += tokens
+        if self.used_tokens < 0:
+            raise InvariantViolation(f"INV-12: {-self.used_tokens} more KV tokens freed than used")

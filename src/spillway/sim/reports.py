@@ -1,0 +1,126 @@
+"""Node reports that cost nothing while nobody looks.
+
+Each node reports at the ticks 0, period, 2·period, ... No event is scheduled for that. A report
+matters only when a decision reads it, so it is made up then; and since between two changes of a
+node its state at any moment has a closed form, it can be made up afterwards. The one thing to do in
+time is a snapshot just before a node changes, if a tick has passed since its last one.
+
+Reports may be late by `delay_s` and may be lost. A node that is idle and unchanged says nothing new
+and is heard again only when its last word has reached half the age the dispatcher accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import inf, isfinite
+from random import Random
+
+from spillway.core.errors import ConfigError
+from spillway.core.events import NodeReported, NodeState
+from spillway.sim.port import Port
+
+
+class Reports:
+    """The reporting of a cluster's nodes.
+
+    period_s: 0 for nodes that never report (stock engines). tell: what the dispatcher is told.
+    materialised: work count; told, lost: reports that arrived and that did not.
+    """
+
+    def __init__(
+        self,
+        *,
+        period_s: float,
+        delay_s: float,
+        loss_frac: float,
+        age_max_s: float,
+        rng: Random,
+        tell: Callable[[NodeReported, float], object],
+    ) -> None:
+        for name, value in (("period_s", period_s), ("delay_s", delay_s)):
+            if not (isfinite(value) and value >= 0):
+                raise ConfigError(f"reports: {name} is {value}; it must be finite and >= 0")
+        if not 0 <= loss_frac <= 1:
+            raise ConfigError(f"reports: loss_frac is {loss_frac}; it must be between 0 and 1")
+        self.period_s = period_s
+        self.delay_s = delay_s
+        self.loss_frac = loss_frac
+        self.materialised = 0
+        self.told = 0
+        self.lost = 0
+        self._refresh_s = age_max_s / 2
+        self._rng = rng
+        self._tell = tell
+        self._looked_at_tick = -1
+
+    @property
+    def active(self) -> bool:
+        return self.period_s > 0
+
+    def before_change(self, port: Port, now_s: float) -> None:
+        """Keep the state at the last tick before `now_s`; call it when now_s >= next_tick_s."""
+        period_s = self.period_s
+        tick = int(now_s / period_s)
+        port.quiet = False
+        port.next_tick_s = (tick + 1) * period_s
+        # With a delay, earlier ticks may still be on their way when the next decision is made.
+        oldest = int(max(0.0, now_s - self.delay_s) / period_s)
+        for each in range(max(port.tick + 1, oldest), tick + 1):
+            port.snapshots.append((each, self._state(port, each, now_s)))
+        port.tick = max(port.tick, tick)
+        snapshots = port.snapshots
+        while len(snapshots) > 1 and snapshots[1][0] <= oldest:
+            snapshots.popleft()
+
+    def deliver(self, ports: Iterable[Port], now_s: float) -> None:
+        """Tell the dispatcher what has reached it by `now_s`. Called before each decision."""
+        tick = int((now_s - self.delay_s) / self.period_s) if now_s >= self.delay_s else -1
+        if tick <= self._looked_at_tick:
+            return
+        self._looked_at_tick = tick
+        for port in ports:
+            if not port.alive or tick <= port.heard_tick:
+                continue
+            if port.quiet and now_s - port.heard_s < self._refresh_s:
+                continue
+            state = self._latest(port, tick, now_s)
+            if state is None:
+                continue
+            port.heard_tick = tick
+            if self.loss_frac and self._rng.random() < self.loss_frac:
+                self.lost += 1
+                continue
+            self.told += 1
+            port.heard_s = state.taken_at_s
+            self._tell(NodeReported(state), now_s)
+
+    def restart(self, port: Port, now_s: float) -> None:
+        """Forget what a node was going to say before it died."""
+        port.snapshots.clear()
+        port.quiet = False
+        port.due_s = inf
+        if self.active:
+            port.tick = port.heard_tick = int(now_s / self.period_s)
+            port.next_tick_s = (port.tick + 1) * self.period_s
+
+    def _latest(self, port: Port, tick: int, now_s: float) -> NodeState | None:
+        """Return the last state by `tick` that has not been told, None when there is none."""
+        snapshots = port.snapshots
+        if port.tick < tick:
+            # The node has not changed since: its state then can be told now.
+            snapshots.clear()
+            port.tick = tick
+            port.quiet = port.node.idle
+            # A quiet node must be noticed at its very next change, whatever the tick.
+            port.next_tick_s = 0.0 if port.quiet else (tick + 1) * self.period_s
+            return self._state(port, tick, now_s)
+        found = None
+        while snapshots and snapshots[0][0] <= tick:
+            at, state = snapshots.popleft()
+            if at > port.heard_tick:
+                found = state
+        return found
+
+    def _state(self, port: Port, tick: int, now_s: float) -> NodeState:
+        self.materialised += 1
+        return port.node.state(min(tick * self.period_s, now_s))

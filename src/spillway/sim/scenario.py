@@ -1,0 +1,162 @@
+"""A simulated run as one typed value, and random ones drawn from a seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from spillway.core.errors import ConfigError
+from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
+from spillway.sim.faults import Fault, NodeDies, NodeSlows
+from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
+from spillway.workload.row import Row
+from spillway.workload.seeds import stream
+from spillway.workload.synthetic import FAMILIES, family
+
+NODES_MAX = 4096
+DEFAULT_CLASS = "default"
+
+
+def parse_cluster(text: str) -> tuple[int, int]:
+    """Return (prefill nodes, decode nodes) of a text such as `2p2d`. Raises ConfigError."""
+    match = re.fullmatch(r"(\d{1,4})p(\d{1,4})d", text)
+    if match is None:
+        raise ConfigError(f"cluster {text!r} is not of the form 2p2d: prefill and decode nodes")
+    prefill_nodes, decode_nodes = int(match[1]), int(match[2])
+    if not (1 <= prefill_nodes <= NODES_MAX and 1 <= decode_nodes <= NODES_MAX):
+        raise ConfigError(f"cluster {text!r}: each pool needs 1 to {NODES_MAX} nodes")
+    return prefill_nodes, decode_nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything that shapes a run besides its rows and its seed.
+
+    cluster: `2p2d` and the like; the nodes are called p0, p1, ... and d0, d1, ...
+    profile: what router and nodes believe. kv_capacity_tokens: None takes the profile's.
+    bias_frac, noise_frac: how the true step times differ from the profile (`world.py`).
+    slos: targets per service class; a class that is not listed has those of `default`.
+    output_tokens_max: the limit that clients declare, raised where the true length exceeds it.
+    report_period_s: 0 for nodes that never report. order_delay_s: from an order to its node.
+    cancel_frac: share of the clients that leave, after an exponential time of mean patience_s.
+    """
+
+    cluster: str = "2p2d"
+    profile: str = DEFAULT_PROFILE
+    kv_capacity_tokens: int | None = None
+    link_bytes_per_s: float = 25e9
+    link_base_s: float = 0.002
+    step_tokens_max: int = 2048
+    chunk_mode: ChunkMode = ChunkMode.ENGINE
+    chunk_tokens_max: int = 2048
+    chunk_tokens_multiple: int = 64
+    tbt_margin_frac: float = 0.9
+    seqs_max: int = 256
+    policy: str = "headroom"
+    policy_options: Mapping[str, object] = field(default_factory=dict)
+    slos: Mapping[str, Slo] = field(default_factory=lambda: {DEFAULT_CLASS: Slo(1.0, 0.06)})
+    output_tokens_max: int = 4096
+    bias_frac: float = 1.0
+    noise_frac: float = 0.0
+    report_period_s: float = 0.1
+    report_delay_s: float = 0.0
+    report_loss_frac: float = 0.0
+    report_age_max_s: float = 1.0
+    retries_max: int = 2
+    order_delay_s: float = 0.0
+    cancel_frac: float = 0.0
+    patience_s: float = 2.0
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        parse_cluster(self.cluster)
+        if DEFAULT_CLASS not in self.slos:
+            raise ConfigError(f"slos must have an entry {DEFAULT_CLASS!r}")
+        if not 0 <= self.cancel_frac <= 1:
+            raise ConfigError(f"cancel_frac is {self.cancel_frac}; it must be between 0 and 1")
+        for name in ("patience_s", "output_tokens_max"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not self.order_delay_s >= 0:
+            raise ConfigError(f"order_delay_s is {self.order_delay_s}; it must not be negative")
+
+    def specs(self) -> list[NodeSpec]:
+        """Return every node, prefill first. Reads the profile. Raises ConfigError."""
+        prefill_nodes, decode_nodes = parse_cluster(self.cluster)
+        file = load_profile_file(self.profile)
+        profile, capacity = file.latency(), self.kv_capacity_tokens
+        if capacity is None:
+            capacity = file.kv_capacity_tokens
+        named = [(f"p{i}", Role.PREFILL) for i in range(prefill_nodes)]
+        named += [(f"d{i}", Role.DECODE) for i in range(decode_nodes)]
+        return [
+            NodeSpec(
+                node_id=node_id,
+                role=role,
+                profile=profile,
+                step_tokens_max=self.step_tokens_max,
+                chunk_mode=self.chunk_mode,
+                chunk_tokens_max=self.chunk_tokens_max,
+                chunk_tokens_multiple=self.chunk_tokens_multiple,
+                seqs_max=self.seqs_max,
+                tbt_margin_frac=self.tbt_margin_frac,
+                kv_capacity_tokens=capacity,
+                link_bytes_per_s=self.link_bytes_per_s,
+                link_base_s=self.link_base_s,
+            )
+            for node_id, role in named
+        ]
+
+
+def swarm(seed: int) -> tuple[Scenario, list[Row]]:
+    """Return a random scenario and its rows: small, often broken, the same for the same seed."""
+    rng = stream(seed, "swarm")
+    prefill_nodes, decode_nodes = rng.randint(1, 3), rng.randint(1, 3)
+    duration_s = rng.uniform(3.0, 12.0)
+    names = [f"p{i}" for i in range(prefill_nodes)] + [f"d{i}" for i in range(decode_nodes)]
+    tbt_s = rng.choice([0.02, 0.04, 0.06, 0.2])
+    scenario = Scenario(
+        cluster=f"{prefill_nodes}p{decode_nodes}d",
+        kv_capacity_tokens=rng.choice([None, 0, 20_000, 60_000]),
+        link_bytes_per_s=rng.choice([25e9, 2e9, 4e8]),
+        chunk_mode=rng.choice([ChunkMode.ENGINE, ChunkMode.ENGINE, ChunkMode.STATIC]),
+        chunk_tokens_max=rng.choice([256, 512, 2048]),
+        seqs_max=rng.choice([4, 32, 256]),
+        policy=rng.choice(
+            ["round-robin", "least-loaded", "threshold", "kairos-paper", "headroom", "headroom"]
+        ),
+        slos={
+            DEFAULT_CLASS: Slo(rng.choice([0.3, 1.0, 3.0]), tbt_s),
+            "chat": Slo(0.5, rng.choice([tbt_s, 0.05])),
+        },
+        bias_frac=rng.choice([1.0, 1.0, 0.8, 1.3]),
+        noise_frac=rng.choice([0.0, 0.0, 0.1, 0.4]),
+        report_period_s=rng.choice([0.02, 0.1, 0.5, 0.0]),
+        report_delay_s=rng.choice([0.0, 0.0, 0.03, 0.4]),
+        report_loss_frac=rng.choice([0.0, 0.0, 0.2, 1.0]),
+        order_delay_s=rng.choice([0.0, 0.0, 0.003]),
+        cancel_frac=rng.choice([0.0, 0.0, 0.2]),
+        patience_s=rng.choice([0.2, 2.0]),
+        faults=_faults(rng, names, duration_s),
+    )
+    name = rng.choice(sorted(FAMILIES))
+    rate_per_s = FAMILIES[name].rate_per_s * rng.choice([0.3, 1.0, 3.0])
+    return scenario, family(name, seed, duration_s, rate_per_s)
+
+
+def _faults(rng: Random, node_ids: list[str], duration_s: float) -> tuple[Fault, ...]:
+    faults: list[Fault] = []
+    for _ in range(rng.choice([0, 0, 1, 2, 3])):
+        node_id = rng.choice(node_ids)
+        at_s = rng.uniform(0.0, duration_s)
+        until_s = at_s + rng.choice([0.2, 2.0, float("inf")])
+        if rng.random() < 0.5:
+            faults.append(NodeDies(node_id=node_id, at_s=at_s, back_s=until_s))
+        else:
+            scale_frac = rng.choice([0.5, 2.0, 8.0])
+            faults.append(
+                NodeSlows(node_id=node_id, at_s=at_s, scale_frac=scale_frac, until_s=until_s)
+            )
+    return tuple(faults)

@@ -1,0 +1,430 @@
+"""A whole cluster on loopback: real fake engines, the real router, and a client that checks all.
+
+Everything runs in one event loop (uvloop, as in production). The engines' steps take one to five
+milliseconds, so that a test ends soon and a burst of long prompts still makes a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvloop
+
+from spillway.core.dispatcher import DispatchLimits
+from spillway.core.lifecycle import State
+from spillway.core.policies import build_policy
+from spillway.core.types import NodeSpec, Role, Slo
+from spillway.fakeengine.engine import EngineSettings, RunningEngine, start_engine
+from spillway.router.app import Server, serve
+from spillway.router.settings import Classes, RouterSettings
+from spillway.wire.faketext import expected_token, prompt_digest
+from spillway.wire.profile import Coefficients, ProfileFile, Provenance, write_profile_file
+
+MODEL = "fake-llama"
+LEASE_S = 0.4  # prefilled KV that nobody pulls goes soon, so that a test can see it gone
+PATIENCE_S = 5.0  # for what must come true; a test that waits in vain fails
+FAST_ROUTER = {
+    "health_interval_s": 0.05,
+    "health_timeout_s": 1.0,
+    "sweep_s": 0.05,
+    "drain_s": 0.05,
+    "connect_s": 1.0,
+    "report_retry_first_s": 0.02,
+    "report_retry_max_s": 0.05,
+}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def fast_profile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A profile file: 1 ms for a decode step, 5 ms for a step full of prompt."""
+    told = Provenance(
+        source="made up",
+        model=MODEL,
+        gpu="none",
+        tensor_parallel=1,
+        engine="fake",
+        engine_version="0",
+        dtype="bf16",
+        date="2026-01-01",
+    )
+    law = Coefficients(
+        step_base_s=1e-3, token_hinges=(0,), token_s=(2e-6,), kv_token_s=1e-10, token_pair_s=1e-12
+    )
+    profile = ProfileFile(
+        schema_version=1,
+        name="fast",
+        coefficients=law,
+        kv_bytes_per_token=100_000,
+        provenance=told,
+        kv_capacity_tokens=400_000,
+    )
+    path = tmp_path_factory.mktemp("profile") / "fast.json"
+    write_profile_file(path, profile)
+    return str(path)
+
+
+# --- what is asked, and what must come of it ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One request. kind: ids, text or chat."""
+
+    kind: str = "ids"
+    prompt_tokens: int = 20
+    output_tokens: int = 8
+    stream: bool = True
+    seed: int = 0
+    usage: bool = False
+
+    @cached_property
+    def prompt(self) -> list[int] | str:
+        if self.kind == "ids":
+            return [1000 + (self.seed * 7919 + at) % 30_000 for at in range(self.prompt_tokens)]
+        words = f"w{self.seed:03d} " * self.prompt_tokens  # five bytes each
+        return words[: 4 * self.prompt_tokens - 2] + "é"  # two bytes; four make a token
+
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.kind == "chat" else "/v1/completions"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": MODEL, "max_tokens": self.output_tokens}
+        if self.kind == "chat":
+            assert isinstance(self.prompt, str)
+            half = len(self.prompt) // 2
+            told, asked = self.prompt[:half], self.prompt[half:]
+            body["messages"] = [
+                {"role": "system", "content": told},
+                {"role": "user", "content": [{"type": "text", "text": asked}]},
+            ]
+        else:
+            body["prompt"] = self.prompt
+        if self.stream:
+            body["stream"] = True
+            if self.usage:
+                body["stream_options"] = {"include_usage": True}
+        return body
+
+    @cached_property
+    def expected(self) -> list[str]:
+        prompt = self.prompt
+        if self.kind == "chat":
+            half = len(prompt) // 2
+            prompt = f"{prompt[:half]}\n{prompt[half:]}"
+        digest = prompt_digest(prompt)
+        return [expected_token(digest, index) for index in range(self.output_tokens)]
+
+
+@dataclass
+class Reply:
+    """What came back. texts: one per event that carried text; error: the error object, if any.
+
+    broken: the connection ended before the answer did, as the client library says it.
+    """
+
+    wish: Wish
+    request_id: str
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    raw: bytes = b""
+    texts: list[str] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+    done: bool = False
+    broken: str = ""
+    usage: dict[str, Any] | None = None
+
+    @property
+    def route(self) -> str:
+        return self.headers.get("x-spillway-route", "")
+
+    @property
+    def reason(self) -> str:
+        return self.headers.get("x-spillway-reason", "")
+
+    @property
+    def outcome(self) -> str:
+        if self.broken:
+            return "broken"
+        if self.error is not None:
+            return "failed" if self.status == 200 else f"http_{self.status}"
+        return "finished" if self.done else "silent"
+
+    def check(self) -> None:
+        """Assert that every token is the right one, in its place, and that the end is told."""
+        whole = self.wish.expected
+        text = "".join(self.texts)
+        if self.outcome == "finished":
+            assert text == "".join(whole), f"{self.request_id}: wrong text"
+        else:
+            assert self.outcome in ("failed", "http_502", "http_503"), (self.outcome, self.raw)
+            assert "".join(whole).startswith(text), f"{self.request_id}: wrong text before the end"
+            assert text == "".join(whole[: len(self.texts)]), "a token came in pieces"
+            assert self.error is not None
+            assert self.error["type"] == "server_error"
+            assert self.error["message"]
+        assert b"remote_" not in self.raw, "kv_transfer_params reached the client"
+        assert b"do_remote" not in self.raw
+        if self.wish.stream:
+            assert b"kv_transfer_params" not in self.raw
+
+
+def parse_events(reply: Reply) -> None:
+    """Read a whole event stream; anything that has no place in it fails."""
+    events = reply.raw.decode().split("\n\n")
+    assert events.pop() == "", f"the stream ends within an event: {reply.raw[-200:]!r}"
+    for event in events:
+        # An engine may die between [DONE] and the end of its answer; nothing else may follow it.
+        assert not reply.done or '"error"' in event, f"an event after [DONE]: {event!r}"
+        assert reply.error is None, f"an event after the error frame: {event!r}"
+        assert event.startswith("data: "), event
+        data = event.removeprefix("data: ")
+        if data == "[DONE]":
+            reply.done = True
+            continue
+        content = json.loads(data)
+        if "error" in content:
+            reply.error = content["error"]
+            continue
+        reply.usage = content.get("usage") or reply.usage
+        for choice in content["choices"]:
+            text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+            if text:
+                reply.texts.append(text)
+
+
+def parse_whole(reply: Reply) -> None:
+    """Read a JSON answer."""
+    content = json.loads(reply.raw)
+    reply.error = content.get("error")
+    if reply.error is None:
+        assert content.get("kv_transfer_params") is None
+        (choice,) = content["choices"]
+        reply.texts = [choice["message"]["content"] if "message" in choice else choice["text"]]
+        reply.usage = content["usage"]
+        reply.done = True
+
+
+# --- the cluster -------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Engines by name (p0, p1, d0, d1), a router, and a client session.
+
+    dead: the engines that were killed, as they were; their figures still count.
+    """
+
+    def __init__(self, profile: str) -> None:
+        self._profile = profile
+        self._settings: dict[str, EngineSettings] = {}
+        self.engines: dict[str, RunningEngine] = {}
+        self.dead: list[RunningEngine] = []
+        self.server: Server
+        self.session: aiohttp.ClientSession
+        self._asked = 0
+        self._tasks: list[asyncio.Task[Reply]] = []
+
+    async def start(
+        self,
+        names: str = "p0 p1 d0 d1",
+        policy: str | object = "headroom",
+        *,
+        engine: dict[str, Any] | None = None,
+        by_name: dict[str, dict[str, Any]] | None = None,
+        spec: dict[str, Any] | None = None,
+        limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
+        **router: Any,
+    ) -> None:
+        """Start engines, the router, and wait until it knows all of them."""
+        for name in names.split():
+            role = Role.PREFILL if name.startswith("p") else Role.DECODE
+            changes = {**(engine or {}), **(by_name or {}).get(name, {})}
+            self._settings[name] = EngineSettings(
+                **{"role": role, "node_id": name, "profile": self._profile, "lease_s": LEASE_S}
+                | changes
+            )
+            await self.restart(name)
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=30.0),
+        )
+        self.server = await serve(
+            [(self._spec(name, spec or {}), self.engines[name].url) for name in self.engines],
+            build_policy(policy) if isinstance(policy, str) else policy,
+            classes=Classes({"default": Slo(1.0, 0.06)}),
+            limits=limits,
+            settings=RouterSettings(port=0, **{**FAST_ROUTER, **router}),
+        )
+        await self.until(self._all_known)
+
+    def _spec(self, name: str, changes: dict[str, Any]) -> NodeSpec:
+        return replace(self._settings[name].spec(name), **changes)
+
+    def _all_known(self) -> bool:
+        views = [node.view for node in self.ledger.values()]
+        stock = {name for name, settings in self._settings.items() if settings.stock}
+        reported = all(view.reporting for view in views if view.node_id not in stock)
+        return reported and all(node.is_up for node in self.server.health.nodes.values())
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "session"):
+            await self.session.close()
+        if hasattr(self, "server"):
+            await self.server.close()
+        for engine in self.engines.values():
+            await engine.close()
+
+    async def kill(self, name: str) -> RunningEngine:
+        """Let an engine die as a killed process would."""
+        engine = self.engines.pop(name)
+        self._settings[name] = replace(self._settings[name], port=engine.port)
+        self.dead.append(engine)
+        await engine.kill()
+        return engine
+
+    async def restart(self, name: str) -> None:
+        """Start an engine, on the port that it had before if it did."""
+        self.engines[name] = await start_engine(self._settings[name])
+
+    # --- asking --------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    def send(self, wish: Wish, **options: Any) -> asyncio.Task[Reply]:
+        """Ask in the background."""
+        task = asyncio.ensure_future(self.ask(wish, **options))
+        self._tasks.append(task)
+        return task
+
+    async def ask(self, wish: Wish, *, first: asyncio.Event | None = None, **headers: str) -> Reply:
+        """Send one request and return its whole answer. first: set when the first byte came."""
+        self._asked += 1
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        reply = Reply(wish, named.setdefault("x-request-id", f"e2e-{self._asked}"))
+        parts: list[bytes] = []
+        try:
+            async with self.session.post(
+                self.url + wish.path, json=wish.body, headers=named
+            ) as answer:
+                reply.status = answer.status
+                reply.headers = {name.lower(): value for name, value in answer.headers.items()}
+                async for data in answer.content.iter_any():
+                    parts.append(data)
+                    if first is not None:
+                        first.set()
+        except aiohttp.ClientError as error:
+            reply.broken = repr(error)
+        reply.raw = b"".join(parts)
+        if not reply.broken:
+            is_stream = reply.headers["content-type"].startswith("text/event-stream")
+            assert is_stream == (wish.stream and reply.status == 200)
+            (parse_events if is_stream else parse_whole)(reply)
+        return reply
+
+    async def page(self, path: str) -> tuple[int, bytes]:
+        async with self.session.get(self.url + path) as answer:
+            return answer.status, await answer.read()
+
+    async def decisions(self, request_id: str) -> list[dict[str, Any]]:
+        """Return the decisions about one request, the newest first."""
+        status, body = await self.page(f"/debug/decisions?id={request_id}")
+        return json.loads(body)["decisions"] if status == 200 else []
+
+    async def metrics(self) -> dict[str, float]:
+        """Return every sample of the router's page."""
+        _, body = await self.page("/metrics")
+        lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    # --- looking -------------------------------------------------------------------------------
+
+    @property
+    def ledger(self):
+        return self.server.shell.dispatcher.ledger.nodes
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the dispatcher's requests by state."""
+        return {state.name: self.server.shell.dispatcher.counts[state] for state in State}
+
+    def legs(self, *names: str) -> int:
+        """Return how many requests the named engines have taken, this life."""
+        return sum(self.engines[name].backend._requests for name in names)
+
+    def flights(self, name: str) -> int:
+        """Return how many requests an engine's node works on."""
+        return self.engines[name].backend.pace.flights
+
+    def addresses(self) -> re.Pattern[str]:
+        """Return what no client may read: addresses, ports and names of engines."""
+        ports = [engine.port for engine in (*self.engines.values(), *self.dead)]
+        words = ["127\\.0\\.0\\.1", "localhost", "https?://", *map(str, ports), *self._settings]
+        return re.compile("|".join(rf"(?<![\w-]){word}(?![\w-])" for word in words))
+
+    async def until(self, holds: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
+        """Wait until a condition holds."""
+        async with asyncio.timeout(limit_s):
+            while not holds():
+                await asyncio.sleep(0.001)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is in flight anywhere and no engine holds KV."""
+        shell = self.server.shell
+        engines = [engine.backend for engine in self.engines.values()]
+        return (
+            not shell.live
+            and not shell.dispatcher.live_requests
+            and all(not node.outstanding for node in self.ledger.values())
+            and all(not backend.pace.flights and not backend._open for backend in engines)
+            and all(backend.pace.state().kv_used_tokens == 0 for backend in engines)
+            and all(not len(backend.leases) for backend in engines)
+        )
+
+    async def check_quiet(self) -> None:
+        """Assert that all work, bookings, KV and connections are gone."""
+        await self.until(self.is_quiet)
+        await self.session.close()
+        await self.until(lambda: not self.server.connections)
+        if self.server.shell.dispatcher.live_requests == 0:
+            final = sum(n for state, n in self.counts.items() if State[state].is_final)
+            assert final == self.server.shell.dispatcher.arrived
+
+
+def outcomes(replies: list[Reply]) -> Counter[str]:
+    return Counter(reply.outcome for reply in replies)
+
+
+StartCluster = Callable[..., Awaitable[Cluster]]
+
+
+@pytest.fixture
+async def cluster(fast_profile: str) -> AsyncIterator[Cluster]:
+    """A cluster that the test starts itself, and that is closed when it ends."""
+    made = Cluster(fast_profile)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def wish() -> type[Wish]:
+    return Wish

@@ -1,0 +1,96 @@
+"""Runs: deterministic to the byte, in and across processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import spillway
+from spillway.sim.run import run
+from spillway.sim.scenario import Scenario
+from spillway.workload.row import Row
+from spillway.workload.synthetic import family
+
+NOISY = Scenario(
+    policy="headroom", noise_frac=0.2, report_loss_frac=0.1, cancel_frac=0.1, order_delay_s=0.001
+)
+
+DIGEST = """
+from hashlib import sha256
+import msgspec
+from spillway.sim.run import run
+from spillway.sim.scenario import swarm
+for seed in range(3):
+    scenario, rows = swarm(seed)
+    print(sha256(msgspec.json.encode(run(scenario, rows, seed).records)).hexdigest())
+"""
+
+
+def digest(seed: int) -> str:
+    rows = family("burst", 1, 6.0)
+    return sha256(msgspec.json.encode(run(NOISY, rows, seed).records)).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not() -> None:
+    assert digest(1) == digest(1)
+    assert digest(1) != digest(2)
+
+
+@pytest.mark.slow
+def test_two_processes_with_different_hash_seeds_give_the_same_bytes() -> None:
+    source = str(Path(spillway.__file__).parent.parent)
+    outputs = []
+    for hash_seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": source}
+        process = subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        outputs.append(process.stdout)
+    assert len(outputs[0].split()) == 3
+    assert outputs[0] == outputs[1]
+
+
+def test_checks_change_nothing() -> None:
+    rows = family("burst", 2, 4.0)
+    assert run(NOISY, rows, 1).records == run(NOISY, rows, 1, checks=True).records
+
+
+def test_no_rows_are_a_run_too() -> None:
+    output = run(Scenario(), [], 1, checks=True)
+    assert (output.records, output.work.events, output.gaps.count) == ([], 0, 0)
+
+
+def test_records_come_in_the_order_of_the_rows() -> None:
+    rows = [Row(0.0, 8000, 400), Row(0.1, 10, 1), Row(0.2, 10, 1)]
+    records = run(Scenario(), rows, 1).records
+    assert [record.request_id for record in records] == ["r0", "r1", "r2"]
+    assert records[0].finish_s > records[1].finish_s
+
+
+def test_decisions_can_be_listened_to() -> None:
+    heard: list[object] = []
+    rows = [Row(0.1 * i, 500, 5) for i in range(5)]
+    run(Scenario(), rows, 1, on_decision=heard.append, record_views=True)
+    assert [log.request.request_id for log in heard] == [f"r{i}" for i in range(5)]
+    assert all(log.cluster is not None for log in heard)
+
+
+def test_a_biased_world_is_slower_than_the_profile_says() -> None:
+    rows = [Row(0.0, 2000, 50)]
+    [honest] = run(Scenario(), rows, 1).records
+    [slow] = run(Scenario(bias_frac=1.5), rows, 1).records
+    assert honest.parts is not None
+    assert slow.parts is not None
+    assert slow.parts.execute == pytest.approx(1.5 * honest.parts.execute)
+    assert slow.gap_mean_s == pytest.approx(1.5 * honest.gap_mean_s)
