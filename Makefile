@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 STAMP := .venv/.spillway-installed
 N ?= 50
-SEED ?= 0
+FIRST ?= 0
 
 # Nothing outside the checkout is written to.
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
@@ -38,8 +38,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 check: setup ## formatting, lint, types, import contracts
-	@$(BIN)/ruff format --check src tests bench scripts
-	@$(BIN)/ruff check src tests bench scripts
+	@$(BIN)/ruff format --check src tests bench
+	@$(BIN)/ruff check src tests bench
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
@@ -51,11 +51,11 @@ demo: setup ## four engines, a router, a burst, three policies: a table and buil
 	@mkdir -p build
 	@$(BIN)/spillway demo
 
-sweep: setup ## N random simulated scenarios with every invariant checked (N=50, SEED=0)
-	@$(BIN)/python scripts/sweep.py --count $(N) --seed $(SEED)
+sweep: setup ## N random simulated scenarios with every invariant checked (N=50 FIRST=0)
+	@$(BIN)/python -m spillway.sim.sweep --count $(N) --first $(FIRST)
 
 golden: setup ## rewrite the golden files and show what changed
-	@$(BIN)/python -m pytest tests/golden --rewrite-golden
+	@$(BIN)/python -m pytest tests/golden --update-golden
 	@git --no-pager diff --stat -- tests/golden
 
 bench: setup ## speed and memory on this machine, also as build/bench.json
@@ -64,4 +64,4 @@ bench: setup ## speed and memory on this machine, also as build/bench.json
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

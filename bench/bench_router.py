@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from threading import Event
 from typing import Any, NamedTuple
 
-from figures import Effort, Figure, figure
+from figures import Effort, Figure, figure, yardstick_us
 from mocks import (
     BUILD,
     BenchError,
@@ -85,6 +86,7 @@ def run(effort: Effort) -> Iterator[Figure]:
     yield from _saturated_streams(repeats)
     yield from _memory(repeats)
     yield _reports(repeats)
+    yield _yardstick_beside_load()
 
 
 # --- what is measured ------------------------------------------------------------------------
@@ -212,6 +214,23 @@ def _reports(repeats: Repeats) -> Figure:
             samples_us.append(used_ns / reports / 1e3)
     note = "an idle router, all its timers included"
     return figure("router_cpu_per_report", samples_us, "us", note=note)
+
+
+def _yardstick_beside_load() -> Figure:
+    """The yardstick on the router's core while the other core is as busy as in a load run."""
+    cores, here = two_cores(), os.sched_getaffinity(0)
+    with mock_node(cores.others) as port:
+        flags = {"connections": BUSY_CONNECTIONS, "duration_s": 30}
+        with load_running(cores.others, port, **flags) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # every connection is at work
+            os.sched_setaffinity(0, {cores.tested.core})
+            try:
+                samples = yardstick_us()
+            finally:
+                os.sched_setaffinity(0, here)
+    note = "against `yardstick`: what this machine's cores take from each other"
+    return figure("yardstick_beside_load", samples, "us", note=note)
 
 
 # --- how it is measured ----------------------------------------------------------------------

@@ -375,7 +375,7 @@ static void read_flags(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     read_flags(argc, argv);
-    raise_open_files();
+    begin_program();
     srand48(options.seed);
     build_request();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);

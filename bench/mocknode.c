@@ -356,7 +356,7 @@ static void read_flags(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     read_flags(argc, argv);
-    raise_open_files();
+    begin_program();
     listen_fd = listen_on(options.port);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

@@ -63,13 +63,14 @@ def two_cores(*, realtime: bool = False) -> Cores:
 def start(command: Sequence[str], place: Place, **popen: Any) -> subprocess.Popen[str]:
     """Start a process in its place, its standard output piped. Raises BenchError."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **popen)
-    os.sched_setaffinity(process.pid, {place.core})
-    if place.realtime:
-        try:
+    try:
+        os.sched_setaffinity(process.pid, {place.core})
+        if place.realtime:
             os.sched_setscheduler(process.pid, os.SCHED_FIFO, os.sched_param(1))
-        except PermissionError:
-            process.kill()
-            raise BenchError("--realtime needs the right to it: root or CAP_SYS_NICE") from None
+    except PermissionError:
+        process.kill()
+        process.communicate()
+        raise BenchError("--realtime needs the right to it: root or CAP_SYS_NICE") from None
     return process
 
 

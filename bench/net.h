@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -134,8 +136,10 @@ static inline int listen_on(int port) {
     return fd;
 }
 
-static inline void raise_open_files(void) {
+/* What every program of this folder does first: no orphans, and all the files it may open. */
+static inline void begin_program(void) {
     struct rlimit limit;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);

@@ -57,7 +57,7 @@ static void relay(struct conn *c) {
 int main(int argc, char **argv) {
     if (argc != 2) die("usage: relay UPSTREAM_PORT");
     int upstream_port = (int)flag_number("upstream", argv[1]);
-    raise_open_files();
+    begin_program();
     listen_fd = listen_on(0);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     watch(epoll_fd, EPOLL_CTL_ADD, listen_fd, EPOLLIN, NULL);

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from builders import make_spec
@@ -158,18 +157,15 @@ class FakeNode:
             work = asyncio.ensure_future(handler(self, got))
             watch = asyncio.ensure_future(reader.read(1))
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                got.left.set()  # nothing is sent ahead, so a read that returns means the end
-                work.cancel()
-                with suppress(asyncio.CancelledError, ConnectionError):
-                    await work
+            # Nothing is ever sent ahead, so a read that returns means that the router left.
+            is_gone = watch.done()
+            (work if is_gone else watch).cancel()
+            results = await asyncio.gather(work, watch, return_exceptions=True)
+            if is_gone or isinstance(results[0], ConnectionError):
+                got.left.set()
                 return
-            await work
-            if watch.done():
-                return
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            if isinstance(results[0], Exception):
+                raise results[0]
             await writer.drain()
 
     def _handler(self, got: Got) -> Handler:

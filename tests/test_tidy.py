@@ -28,11 +28,12 @@ def words(text: str) -> frozenset[str]:
 UNITS = words("s ms us tokens bytes frac seqs blocks prompts pairs percent mib kib")
 # Counts, indices, identities and pure numbers: what has no unit. Extend it rather than a bad name.
 COUNT_WORDS = words("""
-    alpha arrived at beta block clients column conns connections constant count cv decimals
-    decisions deflections digest end factor failures gaps height id index left length level line
-    linear lines margin max number order part peak pid plans port position processes rank requests
-    retries rows runs seed seen sign sizes skips square start status step steps stop streams value
-    values version weight whole width
+    alpha arrived at beta block column connections conns constant count cv decisions deflections
+    digest done end ended events factor failed failures flight gaps id index left length line linear
+    lines margin max multiple number order overflowed part peak planned plans port position
+    preemptions priority rank reports requests retries right rows running runs scale seed seen
+    segments sent seq sign sizes skips square start status step steps stop tick ticks total transfers
+    unsent value version waiting weight whole
     """)
 # Figures whose unit stands in the key above them: `ttft_s: {mean, p50}`, `attainment: {ttft}`.
 UNIT_IN_PARENT_KEY = words(
@@ -41,14 +42,12 @@ UNIT_IN_PARENT_KEY = words(
 # Fields of foreign formats, which are named as their authors name them.
 FOREIGN_NAMES = words("timestamp input_length output_length time_since_start")
 
-CODE_FOLDERS = ("src", "tests", "bench", "scripts", "examples")
+CODE_FOLDERS = ("src", "tests", "bench", "examples")
 TEXT_SUFFIXES = words(".py .md .toml .yaml .yml .json .txt .in .c .h .sh .csv .html")
-GENERATED_FOLDERS = words(
-    ".git .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache"
-    " __pycache__"
-)
+HIDDEN_BUT_OURS = words(".ci .gitignore")  # anything else with a dot is a tool's or a person's own
+GENERATED_FOLDERS = words("build __pycache__")
 GRAB_BAGS = words("utils util helpers common misc tools base shared")
-ENTRY_POINTS = frozenset({"spillway.cli.main", "spillway.__main__"})
+ENTRY_POINTS = frozenset({"spillway.cli.main", "spillway.__main__", "spillway.sim.sweep"})
 MUTATORS = words("append add update extend insert setdefault pop popitem remove discard clear sort")
 # Written in pieces, so that this file does not break its own rule.
 MACHINE_PATHS = re.compile(r"(?<![\w.:/~}-])/(" + "root|home|work|opt|Users|mnt|data" + r")/[\w.]")
@@ -75,12 +74,15 @@ class Module(NamedTuple):
 @cache
 def text_files() -> tuple[Path, ...]:
     """Return every file of the project that people write."""
-    found = []
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        if GENERATED_FOLDERS.isdisjoint(parts) and not any(p.endswith(".egg-info") for p in parts):
-            named = path.suffix in TEXT_SUFFIXES or path.name in ("Makefile", "run", ".gitignore")
-            if path.is_file() and named:
+    found: list[Path] = []
+    folders = [ROOT]
+    while folders:
+        for path in sorted(folders.pop().iterdir()):
+            if path.name.startswith(".") and path.name not in HIDDEN_BUT_OURS:
+                continue
+            if path.is_dir() and path.name not in GENERATED_FOLDERS:
+                folders.append(path)
+            elif path.suffix in TEXT_SUFFIXES or path.name in ("Makefile", "run", ".gitignore"):
                 found.append(path)
     return tuple(found)
 

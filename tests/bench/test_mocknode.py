@@ -132,6 +132,19 @@ def test_the_load_generator_counts_what_goes_wrong(mocks, core):
     assert refused.completed == refused.sent == 0
 
 
+def test_a_bare_relay_changes_nothing(mocks, core):
+    with (
+        mocks.mock_node(core, chunks=6, spacing_us=200) as node_port,
+        mocks.bare_relay(core, node_port) as (pid, port),
+    ):
+        flags = {"connections": 8, "stream": True, "expect_events": 6, "duration_s": 0.03}
+        seen = mocks.load(core, port, **flags)
+        used_ns = mocks.cpu_ns(pid)
+    assert seen.failed == seen.unfinished == 0
+    assert seen.completed == seen.sent >= 8
+    assert used_ns > 0
+
+
 def test_streams_stay_open_for_as_long_as_they_are_held(mocks, core):
     with mocks.mock_node(core, chunks=100, spacing_us=1e6) as port:
         flags = {"connections": 50, "stream": True, "duration_s": 0.02, "drain_s": 0.01}

@@ -113,15 +113,15 @@ class Client:
         return got
 
     async def _read_chunks(self, got: Answer) -> None:
-        while True:
-            line = await self.reader.readuntil(b"\r\n")
-            got.raw += line
-            size = int(line, 16)
-            data = await self.reader.readexactly(size + 2)
-            got.raw += data
-            got.body += data[:-2]
-            if size == 0:
-                return
+        raw, content, size = [], [], -1
+        try:
+            while size:
+                raw.append(await self.reader.readuntil(b"\r\n"))
+                size = int(raw[-1].partition(b";")[0], 16)
+                raw.append(await self.reader.readexactly(size + 2))
+                content.append(raw[-1][:-2])
+        finally:
+            got.raw, got.body = b"".join(raw), b"".join(content)
 
     async def at_end(self) -> bool:
         try:
@@ -165,7 +165,7 @@ class Bench:
             build_policy(policy) if isinstance(policy, str) else policy,
             classes=classes,
             limits=DispatchLimits(retries_max=retries_max),
-            settings=RouterSettings(port=0, **{**FAST, **settings}),
+            settings=RouterSettings(**{"port": 0, **FAST, **settings}),
         )
         self.servers.append(server)
         return server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from spillway.clock import MonotonicClock
 from spillway.router.fetch import Fetch, Unchunker
 from spillway.router.http_client import Fault
 from spillway.router.pool import NodePool
@@ -32,7 +31,7 @@ async def fetch(bench, until, *writes: bytes, bytes_max: int = 1000) -> Kept:
             await got.writer.drain()
 
     node.on_post = answer
-    pool = NodePool("d0", node.url, RouterSettings(), MonotonicClock())
+    pool = NodePool("d0", node.url, RouterSettings())
     kept = Kept(bytes_max)
     kept.leg = pool.post(kept, b"/x", b"x-a: 1\r\n", b"hi")
     await until(lambda: kept.results)

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import pytest
 
-from spillway.clock import MonotonicClock
 from spillway.router.http_client import Fault, Framing
 from spillway.router.pool import NodePool
 from spillway.router.settings import RouterSettings
@@ -80,12 +79,7 @@ async def pool_of():
 
     async def make(*replies, **settings):
         server = await Scripted(*replies).start()
-        pool = NodePool(
-            "d0",
-            f"http://127.0.0.1:{server.port}",
-            RouterSettings(**settings),
-            settings.pop("clock", None) or MonotonicClock(),
-        )
+        pool = NodePool("d0", f"http://127.0.0.1:{server.port}", RouterSettings(**settings))
         started.append((server, pool))
         return server, pool
 

@@ -7,7 +7,6 @@ import socket
 
 import pytest
 
-from spillway.clock import ManualClock
 from spillway.core.errors import ConfigError
 from spillway.router.fetch import Fetch
 from spillway.router.http_client import Fault
@@ -31,9 +30,9 @@ class Kept(Fetch):
 async def pool_of(bench):
     pools = []
 
-    async def make(url=None, clock=None, **settings):
+    async def make(url=None, **settings):
         node = await bench.node("d0")
-        pool = NodePool("d0", url or node.url, RouterSettings(**settings), clock or ManualClock())
+        pool = NodePool("d0", url or node.url, RouterSettings(**settings))
         pools.append(pool)
         return node, pool
 
@@ -60,27 +59,17 @@ async def test_the_last_connection_returned_is_the_first_taken(pool_of, until) -
     assert len({got.conn for got in node.gets[3:]}) == 1
 
 
-async def test_a_connection_is_not_used_after_its_idle_time(pool_of, until) -> None:
-    clock = ManualClock()
-    node, pool = await pool_of(clock=clock, upstream_idle_s=4.0)
-    await ask(pool, until)
-    clock.advance(3.9)
-    await ask(pool, until)
-    assert node.conns == 1
-    clock.advance(4.1)
-    await ask(pool, until)
-    assert node.conns == 2
-
-
-async def test_idle_connections_are_dropped_when_their_time_is_up(pool_of, until) -> None:
-    clock = ManualClock()
-    _, pool = await pool_of(clock=clock, upstream_idle_s=4.0)
-    await ask(pool, until, 2)
-    clock.advance(2.0)
+async def test_no_connection_is_idle_for_longer_than_its_time(pool_of, until) -> None:
+    _, pool = await pool_of(upstream_idle_s=4.0, sweep_s=1.0)
+    pool.sweep(10.0)
+    await ask(pool, until, 2)  # both count as idle from 10.0
+    pool.sweep(11.0)
     await ask(pool, until)  # renews one of them
-    pool.drop_idle(4.5)
+    pool.sweep(12.9)  # the next sweep may come at 13.9, before either is past its time
+    assert pool.idle_conns == 2
+    pool.sweep(13.1)
     assert pool.idle_conns == 1
-    pool.drop_idle(6.5)
+    pool.sweep(14.1)
     assert pool.idle_conns == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fakenode import KV_PARAMS, answer_prefill, chunk, json_response, response
 
 

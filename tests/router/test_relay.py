@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+
 from fakenode import DONE, SSE_HEAD, chunk, event
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -107,7 +108,7 @@ async def test_an_answer_that_ends_by_closing_gets_a_framing(bench, deflect, bod
     assert answer.headers["transfer-encoding"] == "chunked"
 
 
-# --- answers that break off ------------------------------------------------------------------------
+# --- answers that break off ----------------------------------------------------------------------
 
 
 async def test_a_broken_stream_ends_with_a_typed_error_frame(bench, deflect, body) -> None:
@@ -185,36 +186,42 @@ async def test_a_second_answer_is_not_smuggled_to_the_client(bench, deflect, bod
     extra = DONE + SSE_HEAD + chunk(b"evil") + DONE
     _, answer = await relayed(bench, deflect, writing(SSE_HEAD, chunk(event(0)), extra), body)
     assert b"evil" not in answer.raw
-    assert b"server_error" in answer.body
+    assert not answer.complete
 
 
 async def test_a_stream_that_falls_silent_is_ended(bench, deflect, body) -> None:
     _, decode, server = await bench.pair(deflect(), stream_silence_s=0.03)
-    decode.on_post = writing(SSE_HEAD, chunk(event(0)), pause_s=60.0)
     decode.on_post = writing(SSE_HEAD + chunk(event(0)), pause_s=60.0)
     answer = await bench.ask(server, body)
     assert b'"code":"silent"' in answer.body
-    assert decode.posts[0].left.is_set() or await asyncio.wait_for(decode.posts[0].left.wait(), 1)
+    await asyncio.wait_for(decode.posts[0].left.wait(), 1.0)
 
 
-# --- back-pressure -----------------------------------------------------------------------------------
+# --- back-pressure -------------------------------------------------------------------------------
 
 
-async def test_a_client_that_does_not_read_stops_the_engine(bench, deflect, body, until) -> None:
-    _, decode, server = await bench.pair(deflect(), stream_silence_s=0.03)
-    written_bytes = 0
+class Flood:
+    """Sends more than the sockets between engine and client can hold, as fast as it is taken."""
+
     part = chunk(b"x" * 60_000)
+    parts = 400
 
-    async def flood(node, got) -> None:
-        nonlocal written_bytes
+    def __init__(self) -> None:
+        self.written = 0
+
+    async def __call__(self, node, got) -> None:
         got.writer.write(SSE_HEAD)
-        for _ in range(1000):
-            got.writer.write(part)
+        for _ in range(self.parts):
+            got.writer.write(self.part)
             await got.writer.drain()
-            written_bytes += len(part)
+            self.written += 1
         got.writer.write(DONE)
 
-    decode.on_post = flood
+
+@pytest.mark.slow
+async def test_a_client_that_does_not_read_stops_the_engine(bench, deflect, body, until) -> None:
+    _, decode, server = await bench.pair(deflect(), stream_silence_s=0.03)
+    flood = decode.on_post = Flood()
     client = await bench.client(server)
     client.writer.transport.pause_reading()
     client.post(body)
@@ -222,15 +229,16 @@ async def test_a_client_that_does_not_read_stops_the_engine(bench, deflect, body
     await asyncio.sleep(0.05)  # longer than the silence limit, which must not count this
     conn = next(iter(server.connections))
     assert conn.transport.get_write_buffer_size() < 600_000
-    assert written_bytes < 40_000_000
+    assert flood.written < flood.parts
     client.writer.transport.resume_reading()
     answer = await client.answer()
-    assert (answer.complete, len(answer.raw)) == (True, 1000 * len(part) + len(DONE))
+    assert (answer.complete, answer.raw) == (True, flood.part * flood.parts + DONE)
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_is_dropped(bench, deflect, body, until) -> None:
     _, decode, server = await bench.pair(deflect(), client_stall_s=0.03)
-    decode.on_post = writing(SSE_HEAD, *[chunk(b"x" * 60_000)] * 300, pause_s=0.0)
+    decode.on_post = Flood()
     client = await bench.client(server)
     client.writer.transport.pause_reading()
     client.post(body)

@@ -8,10 +8,10 @@ from spillway.core.errors import InvariantViolation
 from spillway.sim.kernel import Kernel
 
 
-def test_events_run_by_time_then_priority_then_order_of_scheduling() -> None:
+def test_events_run_by_time_then_rank_then_order_of_scheduling() -> None:
     kernel, seen = Kernel(), []
     kernel.at(2.0, seen.append, "late")
-    kernel.at(1.0, seen.append, "low", priority=1)
+    kernel.at(1.0, seen.append, "low", rank=1)
     kernel.at(1.0, seen.append, "first")
     kernel.at(1.0, seen.append, "second")
     kernel.run()

@@ -35,6 +35,8 @@ class ClusterPlan:
     """What to start. folder: for logs and engine records; port: the router's, 0 for a free one.
 
     bias_frac, noise_frac: what the engines' steps really cost, against the profile.
+    tbt_margin_frac: below the usual 0.9, because the processes share a machine's few cores and a
+        step may end some milliseconds late.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class ClusterPlan:
     seed: int = 1
     bias_frac: float = 1.0
     noise_frac: float = 0.0
+    tbt_margin_frac: float = 0.8
     stock: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class ClusterPlan:
         arguments = [
             *("engine", "--role", role, "--name", name, "--port", "0"),
             *("--profile", self.profile, "--seed", str(self.seed)),
-            *("--slo-tbt-s", str(self.slo_tbt_s)),
+            *("--slo-tbt-s", str(self.slo_tbt_s), "--tbt-margin", str(self.tbt_margin_frac)),
             *("--bias", str(self.bias_frac), "--noise", str(self.noise_frac)),
             *("--records", str(self.records_path(name))),
         ]
@@ -72,7 +75,7 @@ class ClusterPlan:
         """Return the command line of the router."""
         return [
             *("serve", "--port", str(self.port), "--policy", self.policy),
-            *("--profile", self.profile),
+            *("--profile", self.profile, "--tbt-margin", str(self.tbt_margin_frac)),
             *("--slo-ttft-s", str(self.slo_ttft_s), "--slo-tbt-s", str(self.slo_tbt_s)),
             *(part for url in prefill_urls for part in ("--prefill", url)),
             *(part for url in decode_urls for part in ("--decode", url)),
@@ -110,6 +113,10 @@ class LocalCluster:
         traceback: TracebackType | None,
     ) -> None:
         await self._end()
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of each engine that was started, by node name."""
+        return {child.name: child.process.pid for child in self._children[:-1]}
 
     def records(self) -> list[EngineRecord]:
         """Return what the engines wrote about their requests; complete once they have ended."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Three policies, each with start-up, load and drain, stay below a minute.
 BURST_S, LEAD_S = 7.5, 1.5
 OUTPUT_TOKENS_MAX = 256
+DRAIN_S = 30.0  # of patience with what is still open after the last request
 DRAWN_S = 60.0  # of the drawn workload, of which the largest burst is taken
 MODEL = "fake-llama"
 DECISIONS_READ = 1000  # what a router keeps
@@ -48,20 +49,22 @@ def demo(
             metavar="FILE", help="Where to write the report.", rich_help_panel=options.OUTPUT
         ),
     ] = DEFAULT_PAGE,
+    figure: options.Figure = None,
 ) -> None:
-    """See deflection at work: a burst against a whole cluster on this machine, under a minute.
+    """See deflection at work: a burst against a cluster on this machine.
 
-    Starts 2 prefill and 2 decode engines (simulated A100s behind real HTTP
-    ports) and the router, sends them a burst of heavy-tailed prompts, once per
-    policy, and compares: a table, one deflection explained, a report with plots.
+    Starts 2 prefill and 2 decode engines (simulated GPUs behind real HTTP ports)
+    and the router, sends them a burst of heavy-tailed prompts, once per policy,
+    and compares: a table, one deflection explained, a report with plots. Takes
+    less than a minute.
 
-    With --trace it replays a real trace: by default the part around its largest
-    burst, or what --from-s and --to-s say.
+    With --trace it replays a real trace: by default its largest burst, cut so
+    that it ends in time; or exactly what --from-s and --to-s say.
 
     [bold]Examples[/bold]
       spillway demo
       spillway demo --policy threshold --policy headroom --seed 7
-      spillway demo --trace AzureLLMInferenceTrace_code.csv --speed-up 2
+      spillway demo --trace AzureLLMInferenceTrace_code.csv
     """
     import asyncio
 
@@ -79,7 +82,7 @@ def demo(
     targets_s = (slo_ttft_s, slo_tbt_s)
     stage = Stage(workload, prefill_count, decode_count, profile, *targets_s, seed)
     acts = asyncio.run(_play(stage, names))
-    _show(stage, acts, json, html)
+    _show(stage, acts, json, html, figure)
 
 
 def _burst_cut(profile: str, prefill_count: int) -> BurstCut:
@@ -188,6 +191,7 @@ async def _drive(stage: Stage, policy: str, url: str) -> LoadResult:
         base_url=url,
         model=MODEL,
         slo=Slo(stage.slo_ttft_s, stage.slo_tbt_s),
+        drain_s=DRAIN_S,
         check_text=True,
         run_id=policy,
     )
@@ -204,9 +208,17 @@ async def _example(url: str) -> DecisionRecord | None:
     return best_example(decided)
 
 
-def _show(stage: Stage, acts: Sequence[Act], json: Path | None, html: Path) -> None:
+def _show(
+    stage: Stage, acts: Sequence[Act], json: Path | None, html: Path, figure: Path | None
+) -> None:
     """Print the table and one explanation, and write the report."""
-    from spillway.cli.output import make_results, paragraph, write_page, write_results
+    from spillway.cli.output import (
+        make_results,
+        paragraph,
+        write_overview,
+        write_page,
+        write_results,
+    )
     from spillway.report.explain import print_explanation
     from spillway.report.html import findings
     from spillway.report.tables import print_comparison
@@ -214,7 +226,8 @@ def _show(stage: Stage, acts: Sequence[Act], json: Path | None, html: Path) -> N
     results = make_results([act.run for act in acts], stage.seed, stage.config())
     print()
     print_comparison(results.runs)
-    print("", *map(paragraph, findings(results.runs)), sep="\n")
+    for finding in findings(results.runs):
+        print(paragraph(finding))
     shown = next((act for act in reversed(acts) if act.example is not None), None)
     example = shown.example if shown is not None else None
     if shown is not None and example is not None:
@@ -223,11 +236,15 @@ def _show(stage: Stage, acts: Sequence[Act], json: Path | None, html: Path) -> N
     complaints = [line for act in acts for line in act.complaints]
     print("" if not complaints else "\n".join(["", *complaints, ""]))
     notes = (stage.workload.title, *stage.workload.notes)
-    write_page(html, results, [act.series for act in acts], example, notes, complaints)
+    series = [act.series for act in acts]
+    write_page(html, results, series, example, notes, complaints)
     print(f"Report with plots: {html}")
     if json is not None:
         write_results(json, results)
         print(f"Figures as JSON: {json}")
+    if figure is not None:
+        write_overview(figure, results, series)
+        print(f"Plot: {figure}")
 
 
 def _happened(act: Act, example: DecisionRecord) -> RequestRecord | None:

@@ -26,17 +26,15 @@ def explain(
         typer.Option(metavar="FILE", help="Read a decision log instead of asking a router."),
     ] = None,
 ) -> None:
-    """Explain a decision: every way that was looked at, its predicted TTFT, and why it won or lost.
+    """Explain a decision: every way looked at, and why it won or lost.
 
-    The id of a request is the x-request-id header of its answer. A running router keeps its last
-    decisions; a log (serve --decision-log, simulate --decisions) keeps all of them.
+    The id of a request is the x-request-id header of its answer. A running router
+    keeps its last decisions; a log keeps all of them (serve --decision-log,
+    simulate --decisions).
 
     [bold]Examples[/bold]
-
-      spillway explain                              # the last decisions, newest first
-
+      spillway explain                              (lists the last decisions)
       spillway explain load-17
-
       spillway explain r42 --log build/decisions.jsonl
     """
     from spillway.core.errors import ConfigError

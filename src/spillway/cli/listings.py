@@ -13,7 +13,7 @@ def version() -> None:
 
 
 def policies() -> None:
-    """List the policies: how each decides where a prompt runs, and its options."""
+    """List the policies: how each decides where a prompt runs."""
     from dataclasses import fields
 
     from spillway.core.policies import POLICIES
@@ -29,7 +29,7 @@ def policies() -> None:
 
 
 def profiles() -> None:
-    """List the built-in latency profiles: model, GPU, KV room, and how good the fit is."""
+    """List the built-in latency profiles: model, GPU, fit, KV room."""
     from spillway.wire.profile import DEFAULT_PROFILE, builtin_names, load_profile_file
 
     for name in builtin_names():
@@ -37,7 +37,7 @@ def profiles() -> None:
         origin = profile.provenance
         gpus = f"{origin.tensor_parallel} x " if origin.tensor_parallel > 1 else ""
         fit = profile.fit_error
-        error = f"median error {fit.median_frac:.1%}" if fit else "error not measured"
+        error = f"fitted within {fit.median_frac:.1%} (median)" if fit else "fit not measured"
         default = "  (default)" if name == DEFAULT_PROFILE else ""
         typer.echo(f"{typer.style(name, bold=True)}{default}")
         typer.echo(

@@ -16,12 +16,28 @@ LATE_CLIENT_S = 0.05  # a client later than this measures itself
 ERRORS_SHOWN_MAX = 5
 
 
+Url = Annotated[str, typer.Option(help="The endpoint, without /v1.")]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Model to ask for. Default: the first one it lists."),
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="TEXT", help="Send 'Name: value' along; repeat for more."),
+]
+Prompts = Annotated[
+    str,
+    typer.Option(
+        help="ids sends token ids, so lengths are exact; text sends words.",
+        rich_help_panel=options.WORKLOAD,
+    ),
+]
+
+
 def load(
-    url: Annotated[str, typer.Option(help="The endpoint, without /v1.")] = "http://127.0.0.1:8000",
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Model to ask for. Default: the first one it lists."),
-    ] = None,
+    url: Url = "http://127.0.0.1:8000",
+    model: Model = None,
+    header: Headers = None,
     trace: options.Trace = None,
     synthetic: options.Synthetic = None,
     rate: options.Rate = None,
@@ -30,34 +46,22 @@ def load(
     to_s: options.ToS = None,
     speed_up: options.SpeedUp = 1.0,
     seed: options.Seed = options.DEFAULT_SEED,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            help="ids sends token ids, so lengths are exact; text sends words.",
-            rich_help_panel=options.WORKLOAD,
-        ),
-    ] = "ids",
-    header: Annotated[
-        list[str] | None,
-        typer.Option(metavar="'NAME: VALUE'", help="Send a header along; repeat for more."),
-    ] = None,
+    prompts: Prompts = "ids",
     slo_ttft_s: options.SloTtft = 1.0,
     slo_tbt_s: options.SloTbt = 0.06,
     json: options.Json = None,
     records: options.Records = None,
 ) -> None:
-    """Send a workload to an OpenAI endpoint on schedule, and measure every token gap.
+    """Send a workload to any OpenAI endpoint and measure every token.
 
-    Open loop: a request goes out when it is due, whatever became of the ones before it, so a slow
-    server cannot slow its own load down. The client reports its own lateness.
+    Open loop: a request goes out when it is due, whatever became of the ones
+    before it, so a slow server cannot slow its own load down. The client reports
+    how late it was itself.
 
     [bold]Examples[/bold]
-
-      spillway up                                      # in another terminal
-
+      spillway up                                   (in another terminal)
       spillway load --synthetic burst --duration-s 20
-
-      spillway load --url http://gateway:8000 --trace trace.csv --speed-up 2 --json build/load.json
+      spillway load --url http://gateway:8000 --trace trace.csv --speed-up 2
     """
     import asyncio
 

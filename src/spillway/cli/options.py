@@ -131,7 +131,7 @@ Noise = Annotated[
     typer.Option(
         "--noise",
         metavar="FRAC",
-        help="Spread of the real step times around that; 0.1 is about 10 %.",
+        help="Spread of the real step times around that; 0.1 is 10 %.",
         rich_help_panel=CLUSTER,
     ),
 ]
@@ -153,6 +153,16 @@ DecodeChunkTokens = Annotated[
         help="Decode nodes are stock vLLM, with prefill chunks of this size. "
         "Default: each step's chunk is sized to what the running streams can bear.",
         rich_help_panel=CLUSTER,
+    ),
+]
+TbtMargin = Annotated[
+    float,
+    typer.Option(
+        "--tbt-margin",
+        metavar="FRAC",
+        help="The share of a TBT target that a step with prefill may take; the rest is for "
+        "what steps cost beside the GPU.",
+        rich_help_panel=TARGETS,
     ),
 ]
 SloTtft = Annotated[
@@ -197,6 +207,15 @@ Html = Annotated[
         "--html",
         metavar="FILE",
         help="Write a report with plots, in one file without links.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure",
+        metavar="FILE",
+        help="Write one plot, first tokens beside token gaps, as .svg, .png or .pdf.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -292,6 +311,17 @@ RouterSloTbt = Annotated[
         help="The same: time between two tokens of a stream.",
         show_default="0.06",
         rich_help_panel=DECISIONS,
+    ),
+]
+RouterTbtMargin = Annotated[
+    float | None,
+    typer.Option(
+        "--tbt-margin",
+        metavar="FRAC",
+        help="The share of a TBT target that a step with a deflected chunk may take; the rest "
+        "is for what steps cost beside the GPU.",
+        show_default="0.9",
+        rich_help_panel=NODES,
     ),
 ]
 DecisionLog = Annotated[

@@ -102,6 +102,14 @@ def write_page(
     write_html(path, results, series, example, notes, warnings)
 
 
+def write_overview(path: Path, results: Results, series: Sequence[Series]) -> None:
+    """Write the figure of first tokens beside token gaps; the ending of `path` says the format."""
+    from spillway.report.plots import Shown, overview, write_figure
+
+    make_folder(path)
+    write_figure(path, overview, Shown(series, results.runs))
+
+
 def write_records(path: Path, records: Iterable[RequestRecord]) -> None:
     """Write one JSON line per request. Raises ConfigError when the file cannot be written."""
     encoder = msgspec.json.Encoder()

@@ -21,6 +21,7 @@ def serve(
     profile: options.NodeProfile = None,
     decode_chunk_tokens: options.StockChunkTokens = None,
     kv_capacity_tokens: options.KvCapacity = None,
+    tbt_margin: options.RouterTbtMargin = None,
     policy: options.RouterPolicy = None,
     slo_ttft_s: options.RouterSloTtft = None,
     slo_tbt_s: options.RouterSloTbt = None,
@@ -47,7 +48,14 @@ def serve(
     from spillway.router.app import run
 
     nodes = NodeFlags(
-        prefill, decode, profile, decode_chunk_tokens, kv_capacity_tokens, slo_ttft_s, slo_tbt_s
+        prefill,
+        decode,
+        profile,
+        decode_chunk_tokens,
+        kv_capacity_tokens,
+        tbt_margin,
+        slo_ttft_s,
+        slo_tbt_s,
     )
     log_path = None if decision_log is None else str(decision_log)
     listen = {"host": host, "port": port, "decision_log_path": log_path}
@@ -66,6 +74,7 @@ class NodeFlags(NamedTuple):
     profile: str | None = None
     decode_chunk_tokens: int | None = None
     kv_capacity_tokens: int | None = None
+    tbt_margin: float | None = None
     slo_ttft_s: float | None = None
     slo_tbt_s: float | None = None
 
@@ -117,14 +126,15 @@ def _from_flags(nodes: NodeFlags, policy: str | None, listen: dict[str, Any]) ->
     }
     set_flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = config_from_flags(nodes.prefill, nodes.decode, router=listen, **set_flags)
-    defaults = config.defaults
-    if nodes.decode_chunk_tokens is not None:
-        defaults = replace(
-            defaults, chunk_mode=ChunkMode.STATIC, chunk_tokens_max=nodes.decode_chunk_tokens
-        )
-    if nodes.kv_capacity_tokens is not None:
-        defaults = replace(defaults, kv_capacity_tokens=nodes.kv_capacity_tokens)
-    return replace(config, defaults=defaults)
+    chunk_tokens = nodes.decode_chunk_tokens
+    of_nodes: dict[str, Any] = {
+        "chunk_mode": None if chunk_tokens is None else ChunkMode.STATIC,
+        "chunk_tokens_max": chunk_tokens,
+        "kv_capacity_tokens": nodes.kv_capacity_tokens,
+        "tbt_margin_frac": nodes.tbt_margin,
+    }
+    set_of_nodes = {name: value for name, value in of_nodes.items() if value is not None}
+    return replace(config, defaults=replace(config.defaults, **set_of_nodes))
 
 
 def _say_ready(config: ClusterConfig, server: Server) -> None:

@@ -42,23 +42,22 @@ def simulate(
     slo_tbt_s: options.SloTbt = 0.06,
     json: options.Json = None,
     html: options.Html = None,
+    figure: options.Figure = None,
     decisions: options.Decisions = None,
     check: Annotated[
         bool, typer.Option("--check", help="Verify every invariant after every event (slow).")
     ] = False,
 ) -> None:
-    """Compare policies in simulation: an hour of traffic in seconds, the same for each policy.
+    """Compare policies in simulation: an hour of traffic in seconds.
 
-    The simulator drives the very dispatcher that the router runs: what it decides here it decides
-    there. --bias and --noise let nodes behave otherwise than the router believes.
+    The simulator drives the very dispatcher that the router runs: what it
+    decides here it decides there. With --bias and --noise, nodes behave otherwise
+    than the router believes.
 
     [bold]Examples[/bold]
-
       spillway simulate --synthetic burst --html build/sim.html
-
       spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --speed-up 2
-
-      spillway simulate --cluster 4p8d --policy least-loaded --policy headroom --json build/sim.json
+      spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
     """
     from spillway.cli.rows import Ask, choose_rows
 
@@ -70,9 +69,18 @@ def simulate(
     names = policy or options.COMPARED_POLICIES
     keep = decisions is not None or html is not None
     compared = _compare(scenario, workload, names, seed, checks=check, keep=keep)
-    _show(compared, _config(scenario, workload), workload, seed, json, html)
+    written = Written(json, html, figure)
+    _show(compared, _config(scenario, workload), workload, seed, written)
     if decisions is not None:
         _write_decisions(decisions, compared[-1])
+
+
+class Written(NamedTuple):
+    """Files to write; None for one that was not asked for."""
+
+    json: Path | None
+    html: Path | None
+    figure: Path | None
 
 
 class Compared(NamedTuple):
@@ -184,30 +192,32 @@ def _show(
     config: dict[str, Any],
     workload: Workload,
     seed: int,
-    json: Path | None,
-    html: Path | None,
+    written: Written,
 ) -> None:
     """Print the table, and write what was asked for."""
     from spillway.cli.example import best_example
-    from spillway.cli.output import make_results, note, write_page, write_results
+    from spillway.cli.output import make_results, note, write_overview, write_page, write_results
     from spillway.report.plots import Series
     from spillway.report.tables import print_comparison
     from spillway.wire.decisions import from_log
 
     results = make_results([one.run for one in compared], seed, config)
     print_comparison(results.runs)
-    if json is not None:
-        write_results(json, results)
-        note(f"figures: {json}")
-    if html is not None:
-        series = [Series(one.run.policy, one.output.records, one.output.gaps) for one in compared]
+    series = [Series(one.run.policy, one.output.records, one.output.gaps) for one in compared]
+    if written.json is not None:
+        write_results(written.json, results)
+        note(f"figures: {written.json}")
+    if written.figure is not None:
+        write_overview(written.figure, results, series)
+        note(f"plot: {written.figure}")
+    if written.html is not None:
         examples = (
             best_example(from_log(log, one.run.policy) for log in one.decisions)
             for one in reversed(compared)
         )
         example = next((one for one in examples if one is not None), None)
-        write_page(html, results, series, example, (workload.title, *workload.notes))
-        note(f"report: {html}")
+        write_page(written.html, results, series, example, (workload.title, *workload.notes))
+        note(f"report: {written.html}")
 
 
 def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:

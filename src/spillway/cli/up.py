@@ -10,7 +10,7 @@ from spillway.cli import options
 from spillway.wire.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
-    from spillway.cli.cluster import ClusterPlan
+    from spillway.cli.cluster import ClusterPlan, LocalCluster
 
 FOLDER = "build/up"
 
@@ -33,10 +33,10 @@ def up(
     slo_tbt_s: options.SloTbt = 0.06,
     port: options.Port = 8000,
 ) -> None:
-    """Start a cluster on this machine and leave it running: fake engines and a router.
+    """Start fake engines and a router here, and leave them running.
 
     Every engine and the router is a process of its own on loopback. Ctrl-C
-    stops them all. Logs are in build/up.
+    stops them all. Their logs are in build/up.
 
     [bold]Examples[/bold]
       spillway up
@@ -73,16 +73,18 @@ async def _stay_up(plan: ClusterPlan) -> None:
 
     note(f"starting {plan.prefill_count} prefill and {plan.decode_count} decode engines ...")
     async with LocalCluster(plan) as cluster:
-        typer.echo(_welcome(cluster.url, cluster.engine_urls, plan.policy))
+        typer.echo(_welcome(cluster, plan.policy))
         await cluster.watch(note)
 
 
-def _welcome(url: str, engine_urls: dict[str, str], policy: str) -> str:
+def _welcome(cluster: LocalCluster, policy: str) -> str:
+    url, pids = cluster.url, cluster.pids()
     body = '{"model": "fake-llama", "prompt": "Why?", "max_tokens": 8, "stream": true}'
-    engines = "\n".join(f"  {name:<8}{engine}" for name, engine in engine_urls.items())
-    bold = {"bold": True}
+    engines = "\n".join(
+        f"  {name:<4}{engine}   pid {pids[name]}" for name, engine in cluster.engine_urls.items()
+    )
     return f"""
-{typer.style(f"The router ({policy}) is at {url}", **bold)}
+{typer.style(f"The router ({policy}) is at {url}", bold=True)}
 {engines}
 
 Ask it something:
@@ -93,4 +95,4 @@ Put it under load, then ask why a prompt was deflected:
   spillway explain --url {url}
 
 Look inside: {url}/metrics, {url}/debug/decisions
-Ctrl-C stops everything."""
+Kill an engine by its pid and see its traffic move. Ctrl-C stops everything."""

@@ -11,7 +11,6 @@ from spillway.core.placement import (
     deflect_or_reject,
     kv_veto,
     least_loaded_decode,
-    mark_chosen,
     output_tokens_expected,
     plan_within,
     safe_plan,
@@ -37,12 +36,11 @@ class RoundRobin:
         if not nodes:
             return deflect_or_reject(request, cluster)
         prefill = nodes[cluster.decisions % len(nodes)]
-        decode_id = self.pick_decode(request, cluster)
-        return _to_prefill(request, cluster, prefill, decode_id, Reason.STATIC)
+        return _to_prefill(request, cluster, prefill, _next_in_turn(cluster), Reason.STATIC)
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
-        nodes = [node for node in cluster.decode if node.usable]
-        return nodes[cluster.decisions % len(nodes)].spec.node_id if nodes else None
+        node = _next_in_turn(cluster)
+        return node.spec.node_id if node else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +57,8 @@ class LeastLoaded:
         prefill = soonest_prefill(request, cluster)
         if prefill is None:
             return deflect_or_reject(request, cluster)
-        return _to_prefill(
-            request, cluster, prefill, self.pick_decode(request, cluster), Reason.STATIC
-        )
+        decode = least_loaded_decode(request, cluster)
+        return _to_prefill(request, cluster, prefill, decode, Reason.STATIC)
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
         node = least_loaded_decode(request, cluster)
@@ -94,36 +91,40 @@ class Threshold:
         prefill = soonest_prefill(request, cluster)
         if prefill is None:
             return deflect_or_reject(request, cluster)
-        decode_id = self.pick_decode(request, cluster)
+        decode = least_loaded_decode(request, cluster)
+        if decode is None:
+            return Decision(Route.REJECTED, Reason.NO_NODE)
         busy = 0 < self.backlog_tokens_min < prefill.backlog_tokens
-        uncached = request.uncached_tokens(decode_id) if decode_id else request.prompt_tokens
-        short = 0 < uncached <= self.prompt_tokens_max
+        short = request.uncached_tokens(decode.spec.node_id) <= self.prompt_tokens_max
         deflect = (busy and short) if self.both else (busy or short)
         if not deflect:
-            return _to_prefill(request, cluster, prefill, decode_id, Reason.NO_PRESSURE)
+            return _to_prefill(request, cluster, prefill, decode, Reason.NO_PRESSURE)
         reason = Reason.PREFILL_BUSY if busy else Reason.SHORT_PROMPT
-        return _deflect_unguarded(request, cluster, prefill, decode_id, reason)
+        return _deflect_unguarded(request, cluster, prefill, decode, reason)
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
         node = least_loaded_decode(request, cluster)
         return node.spec.node_id if node else None
 
 
+def _next_in_turn(cluster: ClusterView) -> NodeView | None:
+    nodes = [node for node in cluster.decode if node.usable]
+    return nodes[cluster.decisions % len(nodes)] if nodes else None
+
+
 def _to_prefill(
     request: RequestView,
     cluster: ClusterView,
     prefill: NodeView,
-    decode_id: NodeId | None,
+    decode: NodeView | None,
     reason: Reason,
 ) -> Decision:
     """Return the decision for the prefill path, with its estimate."""
-    prefill_id = prefill.spec.node_id
-    decode = next((node for node in cluster.decode if node.spec.node_id == decode_id), None)
     if decode is None:
         return Decision(Route.REJECTED, Reason.NO_NODE)
-    expected = output_tokens_expected(request, cluster)
-    side = decode_side(request, decode, expected)
+    side = decode_side(request, decode, output_tokens_expected(request, cluster))
     estimate = ttft_via_prefill(request, prefill, decode, cluster.now_s, side)
+    prefill_id, decode_id = prefill.spec.node_id, decode.spec.node_id
     chosen = Candidate(prefill_id, decode_id, estimate, Reason.CHOSEN)
     return Decision(Route.PREFILL, reason, prefill_id, decode_id, estimate, candidates=(chosen,))
 
@@ -132,36 +133,27 @@ def _deflect_unguarded(
     request: RequestView,
     cluster: ClusterView,
     prefill: NodeView,
-    decode_id: NodeId | None,
+    decode: NodeView,
     reason: Reason,
 ) -> Decision:
     """Return a deflection that no step-time model has checked, unless state or KV forbid it.
 
     The plan serves the estimate alone; an engine that sizes its steps protects itself anyway.
     """
-    remote = _to_prefill(request, cluster, prefill, decode_id, Reason.NO_SAFE_DECODE_NODE)
-    node = next((node for node in cluster.decode if node.spec.node_id == decode_id), None)
-    if node is None:
-        return remote
-    veto = state_veto(node, cluster)
-    if veto is None and kv_veto(request, node, output_tokens_expected(request, cluster)):
+    remote = _to_prefill(request, cluster, prefill, decode, Reason.NO_SAFE_DECODE_NODE)
+    decode_id = decode.spec.node_id
+    veto = state_veto(decode, cluster)
+    if veto is None and kv_veto(request, decode, output_tokens_expected(request, cluster)):
         veto = Reason.KV_VETO
     plan = None
     if veto is None:
-        plan = safe_plan(request, node) or plan_within(request, node, inf)
+        plan = safe_plan(request, decode) or plan_within(request, decode, inf)
     if plan is None:  # vetoed, or cut so small that the schedule is out of bounds
         vetoed = Candidate(None, decode_id, None, veto or Reason.TBT_VETO)
         return remote._replace(candidates=(*remote.candidates, vetoed))
-    estimate = ttft_via_decode(request, node, plan, cluster.now_s)
-    local = Candidate(None, decode_id, estimate, Reason.SLOWER)
+    estimate = ttft_via_decode(request, decode, plan, cluster.now_s)
+    local = Candidate(None, decode_id, estimate, Reason.CHOSEN)
+    lost = remote.candidates[0]._replace(verdict=Reason.SLOWER)
     return Decision(
-        Route.DEFLECTED,
-        reason,
-        None,
-        decode_id,
-        estimate,
-        plan,
-        candidates=mark_chosen(
-            [remote.candidates[0]._replace(verdict=Reason.SLOWER), local], None, decode_id
-        ),
+        Route.DEFLECTED, reason, None, decode_id, estimate, plan, candidates=(lost, local)
     )

@@ -114,17 +114,18 @@ def _run_lengths(
     context_tokens: int,
     prompt_tokens: int,
     limit_s: float,
-    chunk: int,
+    first_chunk_tokens: int,
     multiple: int,
     cap_tokens: int,
 ) -> ChunkPlan | None:
-    """Return the schedule that starts with `chunk`, in one pass over the distinct sizes."""
+    """Return the schedule that starts with that chunk, in one pass over the distinct sizes."""
     pair_s, kv_token_s = profile.token_pair_s, profile.kv_token_s
     fixed_s = profile.step_base_s + kv_token_s * kv_tokens
     growth_s = kv_token_s * decode_seqs
     chunks: list[tuple[int, int]] = []
     execute_s = step_s_max = 0.0
     steps_total = 0
+    chunk = first_chunk_tokens
     while steps_total < STEPS_MAX:
         size = chunk
         if prompt_tokens <= chunk:

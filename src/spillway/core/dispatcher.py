@@ -34,7 +34,7 @@ from spillway.core.events import (
 )
 from spillway.core.ledger import Entry, Ledger, decode_entry, frozen_copy, prefill_entry
 from spillway.core.lifecycle import State, Trigger, advance
-from spillway.core.placement import deflect_or_reject
+from spillway.core.placement import deflect_or_reject, least_loaded_decode
 from spillway.core.ttft import execute_on_prefill_s, link_s, transfer_bytes
 from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView, Role
 
@@ -65,6 +65,7 @@ class _Tracked:
     __slots__ = (
         "decode_id",
         "entry",
+        "index",
         "node_id",
         "prefill_id",
         "request",
@@ -73,8 +74,9 @@ class _Tracked:
         "without",
     )
 
-    def __init__(self, request: RequestView) -> None:
+    def __init__(self, request: RequestView, index: int) -> None:
         self.request = request
+        self.index = index  # requests that arrived before it
         self.state = State.ARRIVED
         self.node_id: NodeId = ""  # where the current leg runs
         self.entry: Entry | None = None
@@ -87,7 +89,8 @@ class Dispatcher:
     """Decides, books, retries and gives orders. See the module docstring for the contract.
 
     counts: requests per state; INV-1 is that they sum to `arrived`.
-    ignored_events: late facts about requests that had already ended.
+    ignored_events: late facts about requests that had already ended, and reports that are overtaken
+        or come from a node that is unknown or lost.
     policy_failures: decisions that the fall-back had to make because the policy raised.
     """
 
@@ -131,7 +134,7 @@ class Dispatcher:
 
         Raises InvariantViolation when time goes back or the fact contradicts the state (INV-3).
         """
-        if now_s < self.now_s:
+        if not now_s >= self.now_s:  # NaN too
             raise InvariantViolation(f"time went back from {self.now_s} to {now_s}")
         self.now_s = now_s
         return self._handlers[type(event)](event, now_s)
@@ -147,17 +150,15 @@ class Dispatcher:
         request = event.request
         if request.request_id in self._live:
             raise InvariantViolation(f"request id {request.request_id} is in use")
-        tracked = self._live[request.request_id] = _Tracked(request)
+        tracked = self._live[request.request_id] = _Tracked(request, self.arrived)
         self.arrived += 1
         self.counts[State.ARRIVED] += 1
         return self._decide(tracked, now_s)
 
     def _reported(self, event: NodeReported, now_s: float) -> list[Action]:
         node = self.ledger.nodes.get(event.report.node_id)
-        if node is None:
+        if node is None or not node.view.usable or not node.report(event.report):
             self.ignored_events += 1
-        elif node.view.usable:
-            node.report(event.report)
         return []
 
     def _prefill_finished(self, event: PrefillFinished, now_s: float) -> list[Action]:
@@ -203,7 +204,8 @@ class Dispatcher:
             self.ignored_events += 1
             return []
         request_id = event.request_id
-        if event.streaming or tracked.retries >= self.limits.retries_max:
+        streaming = event.streaming or tracked.state is State.DECODING
+        if streaming or tracked.retries >= self.limits.retries_max:
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request_id, 502 if not event.refused else 503, event.reason)]
         tracked.retries += 1
@@ -235,7 +237,7 @@ class Dispatcher:
 
     def _decide(self, tracked: _Tracked, now_s: float) -> list[Action]:
         request = tracked.request
-        cluster = self.ledger.cluster(now_s, self.arrived - 1, tracked.without)
+        cluster = self.ledger.cluster(now_s, tracked.index, tracked.without)
         decision = self._ask_policy(request, cluster)
         view = frozen_copy(cluster) if self._record_views else None
         log = LogDecision(request, decision, now_s, view)
@@ -255,6 +257,16 @@ class Dispatcher:
         except Exception:  # noqa: BLE001 - a bug in a policy must not lose the request
             self.policy_failures += 1
             return fall_back(request, cluster)
+
+    def _ask_for_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
+        try:
+            return self.policy.pick_decode(request, cluster)
+        except InvariantViolation:
+            raise
+        except Exception:  # noqa: BLE001 - as in `_ask_policy`
+            self.policy_failures += 1
+            node = least_loaded_decode(request, cluster)
+            return node.spec.node_id if node else None
 
     def _start_prefill(self, tracked: _Tracked, decision: Decision, now_s: float) -> Action:
         node_id = decision.prefill_node_id
@@ -284,8 +296,8 @@ class Dispatcher:
 
     def _start_decode(self, tracked: _Tracked, now_s: float) -> list[Action]:
         request = tracked.request
-        cluster = self.ledger.cluster(now_s, self.arrived, tracked.without)
-        node_id = self.policy.pick_decode(request, cluster)
+        cluster = self.ledger.cluster(now_s, tracked.index, tracked.without)
+        node_id = self._ask_for_decode(request, cluster)
         if node_id is None:
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request.request_id, 503, Reason.NO_NODE)]

@@ -50,6 +50,7 @@ class NodeLedger:
         "_own_kv_tokens",
         "_own_pairs",
         "_own_prompts",
+        "_own_tbt_s",
         "_own_tokens",
         "_report",
         "_tbt_counts",
@@ -73,6 +74,7 @@ class NodeLedger:
         self._unseen_pairs = 0.0
         self._joining_seqs = self._joining_kv_tokens = 0
         self._tbt_counts: dict[float, int] = {}
+        self._own_tbt_s = inf  # the least of them
 
     def restarted(self) -> None:
         """Forget what the node said before it was lost; bookings end by their own facts."""
@@ -147,10 +149,16 @@ class NodeLedger:
                 self._tbt_counts[entry.tbt_s] = left
             else:
                 del self._tbt_counts[entry.tbt_s]
+                self._own_tbt_s = min(self._tbt_counts, default=inf)
         self._refresh()
 
-    def report(self, state: NodeState) -> None:
-        """Replace the base by the node's own word; keep what it cannot know yet."""
+    def report(self, state: NodeState) -> bool:
+        """Replace the base by the node's own word; keep what it cannot know yet.
+
+        Returns False, changing nothing, for a report that a later one has overtaken.
+        """
+        if self._report is not None and state.taken_at_s < self._report.taken_at_s:
+            return False
         self._report = state
         while self._unseen and self._unseen[0].dispatch_id <= state.dispatch_seen:
             entry = self._unseen.popleft()
@@ -169,10 +177,13 @@ class NodeLedger:
         view.backlog_until_s = state.taken_at_s + self._drain_s(
             view.backlog_tokens, view.backlog_token_pairs
         )
+        return True
 
     def _protect(self, entry: Entry) -> None:
         if entry.tbt_s != inf:
             self._tbt_counts[entry.tbt_s] = self._tbt_counts.get(entry.tbt_s, 0) + 1
+            if entry.tbt_s < self._own_tbt_s:
+                self._own_tbt_s = entry.tbt_s
 
     def _count_prefill(self, entry: Entry, sign: int) -> None:
         self._own_prompts += sign
@@ -184,13 +195,13 @@ class NodeLedger:
     def _end_prefill(self, entry: Entry, now_s: float) -> None:
         self._count_prefill(entry, -1)
         if entry.unseen:
-            entry.unseen = False  # stays in the deque until a report passes it
+            entry.unseen = False
             self._unseen_prompts -= 1
             self._unseen_tokens -= entry.tokens
             self._unseen_pairs -= entry.pairs
-        if self._report is None:
             while self._unseen and not self._unseen[0].unseen:
                 self._unseen.popleft()
+        if self._report is None:
             self.view.backlog_until_s = now_s + self._drain_s(self._own_tokens, self._own_pairs)
 
     def _drain_s(self, tokens: int, pairs: float) -> float:
@@ -212,7 +223,7 @@ class NodeLedger:
 
     def _refresh(self) -> None:
         view, said = self.view, self._report
-        tbt_s = min(self._tbt_counts, default=inf)
+        tbt_s = self._own_tbt_s
         if said is None:
             view.backlog_prompts = self._own_prompts
             view.backlog_tokens = self._own_tokens
@@ -227,7 +238,7 @@ class NodeLedger:
         view.decode_seqs = said.decode_seqs + self._joining_seqs
         # Promised as well as resident: the rest of every prompt under way will need its room.
         view.kv_used_tokens = said.kv_used_tokens + self._joining_kv_tokens + view.backlog_tokens
-        view.tbt_s_min = min(said.tbt_s_min, tbt_s)
+        view.tbt_s_min = tbt_s if tbt_s < said.tbt_s_min else said.tbt_s_min
 
 
 class Ledger:

@@ -57,7 +57,7 @@ class RequestView(NamedTuple):
         for node, cached in self.cached_tokens_by_node:
             if node == node_id:
                 return max(1, self.prompt_tokens - cached)
-        return self.prompt_tokens
+        return max(1, self.prompt_tokens)
 
 
 class ChunkMode(StrEnum):

@@ -27,7 +27,7 @@ from spillway.fakeengine.settings import EngineSettings
 from spillway.sim.link import Link
 from spillway.sim.node import SimNode
 from spillway.sim.residents import Job
-from spillway.wire.report import NodeReport
+from spillway.wire.report import NodeReport, StepTaken
 
 PULL_PATH = "/fake/kv_pull"
 CONNECT_TIMEOUT_S = 5.0
@@ -73,6 +73,7 @@ class Backend:
         self._requests = 0
         self._open = 0
         self._blocks = 0
+        self._last_step: StepTaken | None = None
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
             timeout=aiohttp.ClientTimeout(total=PULL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
@@ -244,6 +245,11 @@ class Backend:
 
     def _report(self, seq: int) -> NodeReport:
         state, spec = self.pace.state(), self.spec
+        recent_steps = tuple(self.node.recent_steps)
+        self.node.recent_steps.clear()
+        if recent_steps:
+            self._last_step = recent_steps[-1]
+        last = self._last_step
         return NodeReport(
             node_id=self.node_id,
             role=spec.role,
@@ -258,6 +264,9 @@ class Backend:
             dispatch_seen=self._seen.by_router(),
             tbt_s_min=None if state.tbt_s_min == inf else state.tbt_s_min,
             over_budget=state.over_budget,
+            last_step_predicted_s=last.predicted_s if last else 0.0,
+            last_step_actual_s=last.actual_s if last else 0.0,
+            recent_steps=recent_steps,
             chunk_mode=spec.chunk_mode,
             chunk_tokens_max=spec.chunk_tokens_max,
         )

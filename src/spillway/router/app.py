@@ -27,7 +27,9 @@ from spillway.router.shell import Shell
 from spillway.wire.config import DEFAULT_CLASS, ClusterConfig
 from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH
 
-INFERENCE_PATHS = {COMPLETIONS_PATH: False, CHAT_PATH: True}  # path: is it a chat
+# path: is it a chat
+INFERENCE_PATHS = {COMPLETIONS_PATH.encode(): False, CHAT_PATH.encode(): True}
+ALLOW_GET, ALLOW_POST = b"allow: GET\r\n", b"allow: POST\r\n"
 DEFAULT_CLASSES = Classes({DEFAULT_CLASS: Slo(1.0, 0.06)})
 LISTEN_BACKLOG = 1024
 DRAIN_POLL_S = 0.02
@@ -106,31 +108,34 @@ class Server:
     # --- Front --------------------------------------------------------------------------------
 
     def on_request(self, conn: ClientConnection, request: Request) -> None:
-        target, _, query = request.target.decode("latin-1").partition("?")
-        is_chat = INFERENCE_PATHS.get(target)
+        path, _, query = request.target.partition(b"?")
+        is_chat = INFERENCE_PATHS.get(path)
         if self._draining:
             conn.refuse(request, RequestError("the router is shutting down", status=503))
-        elif is_chat is not None:
-            if request.method == b"POST":
-                self.shell.submit(conn, request, is_chat=is_chat)
-            else:
-                conn.refuse(request, _only("POST", target), b"allow: POST\r\n")
-        elif target not in self._admin.paths:
-            conn.refuse(request, RequestError("there is no such path", status=404))
-        elif request.method != b"GET":
-            conn.refuse(request, _only("GET", target), b"allow: GET\r\n")
+        elif is_chat is None:
+            self._show_page(conn, request, path.decode("latin-1"), query.decode("latin-1"))
+        elif request.method == b"POST":
+            self.shell.submit(conn, request, is_chat=is_chat)
         else:
-            try:
-                page = self._admin.answer(target, query)
-            except RequestError as error:
-                conn.refuse(request, error)
-            else:
-                conn.respond(request, page.status, page.body, page.lines)
+            conn.refuse(request, RequestError("this path takes POST", status=405), ALLOW_POST)
 
     def on_bad_request(self, status: int) -> None:
         self.shell.metrics.bad_requests[status] += 1
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _show_page(self, conn: ClientConnection, request: Request, path: str, query: str) -> None:
+        if path not in self._admin.paths:
+            conn.refuse(request, RequestError("there is no such path", status=404))
+        elif request.method != b"GET":
+            conn.refuse(request, RequestError("this path takes GET", status=405), ALLOW_GET)
+        else:
+            try:
+                page = self._admin.answer(path, query)
+            except RequestError as error:
+                conn.refuse(request, error)
+            else:
+                conn.respond(request, page.status, page.body, page.lines)
 
     def _every(self, name: str, interval_s: float, action: Callable[[], None]) -> None:
         def again() -> None:
@@ -144,17 +149,13 @@ class Server:
         for conn in [conn for conn in self.connections if conn.deadline_s < now_s]:
             conn.expire()
         for pool in self.shell.pools.values():
-            pool.drop_idle(now_s)
+            pool.sweep(now_s)
         self.shell.sweep(now_s)
         self.intake.sweep(now_s)
 
     def _break(self, violation: InvariantViolation) -> None:
         if not self.broken.done():
             self.broken.set_result(violation)
-
-
-def _only(method: str, path: str) -> RequestError:
-    return RequestError(f"{path} takes {method} only", status=405)
 
 
 async def serve(
@@ -179,7 +180,7 @@ async def serve(
         settings.decision_log_lines_max,
     )
     dispatcher = Dispatcher(policy, specs, limits, record_views=log.wants_views)
-    pools = {spec.node_id: NodePool(spec.node_id, url, settings, clock) for spec, url in nodes}
+    pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url in nodes}
     server = Server(Shell(dispatcher, pools, classes, settings, clock, log), specs)
     await server.listen()
     return server

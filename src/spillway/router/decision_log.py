@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from math import inf, isfinite
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 
@@ -92,6 +93,7 @@ class DecisionLog:
         self._path = Path(path) if path else None
         self._lines_max = lines_max
         self._waiting: list[LogDecision] = []
+        self._writing = Lock()  # the last lines of all are written by whoever closes the router
         self.dropped = 0
 
     @property
@@ -137,7 +139,7 @@ class DecisionLog:
         if self._path is None or not logs:
             return
         try:
-            with self._path.open("ab") as file:
+            with self._writing, self._path.open("ab") as file:
                 file.writelines(encode_line(log, self._policy) for log in logs)
         except OSError:  # a full disk must not stop the router
             self.dropped += len(logs)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, cast
 import httptools
 
 HEAD_BYTES_MAX = 64 * 1024
+INTERIM = b"HTTP/1.1 1"  # a head before the head
 
 # Not passed on: hop-by-hop (RFC 9110, 7.6.1), the framing, which is written anew, what the router
 # says itself, and what names a machine.
@@ -111,6 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_complete",
         "_framing",
         "_head",
+        "_in_head",
         "_is_sse",
         "_keep_alive",
         "_keeper",
@@ -124,7 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_sink",
         "_state",
         "_transport",
-        "idle_until_s",
+        "idle_since_s",
         "opening",
     )
 
@@ -135,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._state = _CONNECTING
         self._reused = self._paused = False
-        self.idle_until_s = 0.0
+        self.idle_since_s = 0.0
         self.opening: asyncio.Task[None] | None = None
         self._start_parsing()
 
@@ -146,6 +148,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._framing = Framing.NONE
         self._length = b""
         self._is_sse = self._complete = self._overrun = self._keep_alive = False
+        self._in_head = True
 
     # --- what the owner does ------------------------------------------------------------------
 
@@ -244,7 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._overrun = self._complete  # a second message where one was asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._state == _BODY:  # a trailer
+        if not self._in_head:  # a trailer
             return
         key = name.lower()
         if key in _DROPPED:
@@ -260,6 +263,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._keep_alive = self._parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
@@ -276,53 +280,55 @@ class UpstreamConnection(asyncio.Protocol):
     def _take_head(self, data: bytes) -> None:
         self._state = _HEAD
         self._request = None
-        while True:
-            data = self._head + data
+        if self._head:
+            data, self._head = self._head + data, b""
+        end = data.find(b"\r\n\r\n") + 4
+        while end >= 4 and data.startswith(INTERIM):  # 100 or 103: the answer follows
+            if not self._feed(data[:end]):
+                return
+            if self._parser.get_status_code() == 101:  # nobody asked for another protocol
+                self.fail(Fault.BAD_RESPONSE)
+                return
+            data = data[end:]
+            self._lines, self._complete, self._in_head = [], False, True
             end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                self._head = data
-                if len(data) > HEAD_BYTES_MAX:
-                    self.fail(Fault.BAD_RESPONSE)
-                return
-            try:
-                self._parser.feed_data(data[:end])
-            except httptools.HttpParserError:
+        if end < 4:
+            self._head = data
+            if len(data) > HEAD_BYTES_MAX:
                 self.fail(Fault.BAD_RESPONSE)
-                return
-            self._head, data = b"", data[end:]
-            status = self._parser.get_status_code()
-            if status >= 200:
-                break
-            if status == 101:  # nobody asked for another protocol
-                self.fail(Fault.BAD_RESPONSE)
-                return
-            self._lines, self._complete = [], False  # 100 or 103: the answer follows
-        self._announce(status)
-        if data and self._state == _BODY:
-            self._take_body(data)
+        elif self._feed(data):
+            self._announce(data[end:])
 
-    def _announce(self, status: int) -> None:
-        if self._complete:  # the head was the whole message
-            if self._framing is not Framing.LENGTH:
-                self._framing = Framing.NONE
-        elif self._framing is Framing.NONE:
-            self._framing = Framing.UNTIL_CLOSE
-        head = ResponseHead(status, self._lines, self._framing, self._length, self._is_sse)
-        self._lines = []
-        self._state = _BODY
-        assert self._sink is not None
-        self._sink.on_head(head)
-        if self._complete and self._state == _BODY:
-            self._finish()
-
-    def _take_body(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> bool:
+        """Show bytes to the parser. Returns False if that was the end of the exchange."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self.fail(Fault.BAD_RESPONSE)
-            return
+            return False
         if self._overrun:
             self.fail(Fault.BAD_RESPONSE)
+            return False
+        return True
+
+    def _announce(self, rest: bytes) -> None:
+        """Tell the owner of the head, and of what came of the body with it."""
+        status = self._parser.get_status_code()
+        if self._framing is Framing.NONE and not self._complete:
+            self._framing = Framing.UNTIL_CLOSE
+        head = ResponseHead(status, self._lines, self._framing, self._length, self._is_sse)
+        self._lines = []
+        self._state = _BODY
+        sink = self._sink
+        assert sink is not None
+        sink.on_head(head)
+        if rest and self._state == _BODY:
+            sink.on_body(rest)
+        if self._complete and self._state == _BODY:
+            self._finish()
+
+    def _take_body(self, data: bytes) -> None:
+        if not self._feed(data):
             return
         self._sink.on_body(data)  # type: ignore[union-attr]  # the state says that it is set
         if self._complete and self._state == _BODY:
@@ -333,7 +339,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None and self._keep_alive:
             self.resume()
             self._state = _IDLE
-            self._complete = False
+            self._complete, self._in_head = False, True
             self._framing, self._length, self._is_sse = Framing.NONE, b"", False
             self._keeper.release(self)
         else:

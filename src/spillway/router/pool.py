@@ -10,7 +10,6 @@ import asyncio
 from math import inf
 from urllib.parse import urlsplit
 
-from spillway.clock import Clock
 from spillway.core.errors import ConfigError
 from spillway.core.types import NodeId
 from spillway.router.http_client import AnswerSink, Fault, UpstreamConnection
@@ -26,13 +25,13 @@ class NodePool:
     """
 
     __slots__ = (
-        "_clock",
         "_host",
         "_idle",
         "_loop",
         "_port",
         "_request_end",
         "_settings",
+        "_swept_s",
         "authority",
         "closed",
         "node_id",
@@ -41,9 +40,7 @@ class NodePool:
         "reused",
     )
 
-    def __init__(
-        self, node_id: NodeId, base_url: str, settings: RouterSettings, clock: Clock
-    ) -> None:
+    def __init__(self, node_id: NodeId, base_url: str, settings: RouterSettings) -> None:
         url = urlsplit(base_url)
         try:
             port = url.port or 80
@@ -57,9 +54,9 @@ class NodePool:
         self.authority = url.netloc.encode()
         self._request_end = b" HTTP/1.1\r\nhost: " + self.authority + b"\r\n"
         self._settings = settings
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._idle: list[UpstreamConnection] = []
+        self._swept_s = -inf
         self.closed = False
         self.opened = self.reused = self.retried = 0
 
@@ -89,7 +86,7 @@ class NodePool:
         if self.closed or len(self._idle) >= self._settings.upstream_idle_conns_max:
             conn.abort()
             return
-        conn.idle_until_s = self._clock.now_s() + self._settings.upstream_idle_s
+        conn.idle_since_s = self._swept_s
         self._idle.append(conn)
 
     def forget(self, conn: UpstreamConnection) -> None:
@@ -102,25 +99,29 @@ class NodePool:
         self.retried += 1
         self._open(conn)
 
-    def drop_idle(self, now_s: float) -> None:
-        """Close the idle connections that are past their time: all that are older are in front."""
-        while self._idle and self._idle[0].idle_until_s <= now_s:
+    def sweep(self, now_s: float) -> None:
+        """Close the connections that would be past their time before the next sweep.
+
+        A connection counts as idle from the sweep before its return, so that taking and returning
+        one needs no look at the clock.
+        """
+        self._swept_s = now_s
+        settings = self._settings
+        since_s = now_s + settings.sweep_s - settings.upstream_idle_s
+        while self._idle and self._idle[0].idle_since_s <= since_s:  # the oldest are in front
             self._idle.pop(0).abort()
 
     def close(self) -> None:
         """Close the idle connections and keep no more; running exchanges are their owners'."""
         self.closed = True
-        self.drop_idle(inf)
+        self.sweep(inf)
 
     def _begin(self, sink: AnswerSink, head: bytes, body: bytes) -> UpstreamConnection:
-        now_s = self._clock.now_s()
-        while self._idle:
+        if self._idle:
             conn = self._idle.pop()
-            if conn.idle_until_s > now_s:
-                self.reused += 1
-                conn.begin(sink, head, body)
-                return conn
-            conn.abort()
+            self.reused += 1
+            conn.begin(sink, head, body)
+            return conn
         conn = UpstreamConnection(self)
         conn.begin(sink, head, body)
         self._open(conn)

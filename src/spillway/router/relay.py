@@ -13,12 +13,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from spillway.core.decide import Reason, Route
 from spillway.core.types import NodeId, RequestView
 from spillway.router.fetch import Unchunker
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.http_server import ClientConnection, Request, status_line
 from spillway.wire.openai import Fields, ParsedBody, error_body, usage_count
 
+# What the client is told of a decision, by route and reason.
+DECIDED_LINES = {
+    (route.value, reason.value): b"x-spillway-route: %b\r\nx-spillway-reason: %b\r\n"
+    % (route.value.encode(), reason.value.encode())
+    for route in (Route.PREFILL, Route.DEFLECTED)
+    for reason in Reason
+}
 TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
@@ -123,10 +131,7 @@ class Exchange:
     @property
     def decided_lines(self) -> bytes:
         """Return the header lines that tell the client its request id and what was decided."""
-        if not self.route:
-            return self.id_line
-        decided = f"x-spillway-route: {self.route}\r\nx-spillway-reason: {self.reason}\r\n"
-        return self.id_line + decided.encode()
+        return self.id_line + DECIDED_LINES.get((self.route, self.reason), b"")
 
     @property
     def is_prefilling(self) -> bool:

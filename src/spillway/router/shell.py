@@ -43,6 +43,7 @@ from spillway.router.relay import Exchange
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.tokens import PromptRuler
 from spillway.wire.openai import decode_body, parse_body, prefill_body
+from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER
 
 REQUEST_ID_BYTES_MAX = 128
 
@@ -85,6 +86,7 @@ class Shell:
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
         self._numbers = count(1)
+        self._dispatch_start = f"{DISPATCH_HEADER}: {self.router_id}:".encode()
         self._retry_line = b"retry-after: %d\r\n" % settings.retry_after_s
         self._orders: dict[type, Callable[[Any], None]] = {
             StartPrefill: self._start_prefill,
@@ -230,7 +232,7 @@ class Shell:
         lines = self._lines(order)
         if order.chunks:
             plan = ",".join(f"{chunk}*{steps}" for chunk, steps in order.chunks)
-            lines += b"x-spillway-chunks: %b\r\n" % plan.encode()
+            lines += f"{CHUNKS_HEADER}: {plan}\r\n".encode()
         self._answer_from(order, exchange, lines, exchange.body)
 
     def _begin(self, order: StartPrefill | StartDecode | StartDeflected, route: str) -> Exchange:
@@ -241,7 +243,7 @@ class Shell:
         return exchange
 
     def _lines(self, order: StartPrefill | StartDecode | StartDeflected) -> bytes:
-        return f"x-spillway-dispatch: {self.router_id}:{order.dispatch_id}\r\n".encode()
+        return b"%b%d\r\n" % (self._dispatch_start, order.dispatch_id)
 
     def _answer_from(
         self, order: StartDecode | StartDeflected, exchange: Exchange, lines: bytes, body: bytes
@@ -269,7 +271,7 @@ class Shell:
 
     def _log(self, order: LogDecision) -> None:
         decision = order.decision
-        reason = decision.reason.value
+        reason = str(decision.reason)
         self.metrics.decisions[reason] += 1
         predicted_s = decision.estimate.total_s
         if 0.0 < predicted_s < inf:  # some policies do not predict

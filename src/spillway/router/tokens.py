@@ -57,12 +57,12 @@ class PromptRuler:
         The bytes are 0 when the tokens are exact. Cost: a few passes over the raw bytes, none in
         Python. Raises RequestError (400) for a list that is neither texts nor token ids.
         """
-        raw = bytes(parsed.prompt)
-        if not parsed.is_chat and raw.startswith(b"["):
-            ids = _count_ids(raw)
+        prompt = parsed.prompt
+        if not parsed.is_chat and prompt.startswith(b"["):
+            ids = _count_ids(prompt)
             if ids:
                 return ids, 0
-        prompt_bytes = len(raw) + parsed.tools_bytes
+        prompt_bytes = len(prompt) + parsed.tools_bytes
         ratio = self._ratios.get((parsed.model, parsed.is_chat), self._unknown)
         return max(1, round(prompt_bytes * ratio.tokens_per_byte)), prompt_bytes
 
@@ -80,22 +80,22 @@ class PromptRuler:
         ratio.add(prompt_bytes, prompt_tokens)
 
 
-def _count_ids(raw: bytes) -> int:
+def _count_ids(prompt: bytes) -> int:
     """Return how many token ids an array (or an array of arrays) holds, 0 if it holds texts.
 
     n numbers of a flat array stand between n - 1 commas, and nesting adds none. The JSON is valid
     already, so a few byte searches tell what kinds of values there are.
     """
-    first = raw[1:64].lstrip(b" \t\r\n")[:1]
+    first = prompt[1:64].lstrip(b" \t\r\n")[:1]
     if first == b'"':
         try:
-            _TEXTS.decode(raw)
+            _TEXTS.decode(prompt)
         except msgspec.MsgspecError:
             raise _not_a_prompt() from None
         return 0
-    if not (first.isdigit() or first == b"[") or any(sign in raw for sign in _NOT_IDS):
+    if not (first.isdigit() or first == b"[") or any(sign in prompt for sign in _NOT_IDS):
         raise _not_a_prompt()
-    return raw.count(b",") + 1
+    return prompt.count(b",") + 1
 
 
 def _not_a_prompt() -> RequestError:

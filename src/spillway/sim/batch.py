@@ -14,7 +14,7 @@ from bisect import bisect_right
 from heapq import heappop, heappush
 from math import inf
 
-from spillway.sim.residents import Phase, Resident, Target
+from spillway.sim.residents import DECODING, Resident, Target
 from spillway.stats import GapHistogram, ramp_above
 
 LATE_TOLERANCE_S = 1e-9  # a gap is late when it exceeds its target by more than rounding can
@@ -67,7 +67,7 @@ class DecodeBatch:
             self.tbt_s_min = min(self.tbt_s_min, tbt_s)
         target.seqs += 1
         resident.target = target
-        resident.phase = Phase.DECODING
+        resident.phase = DECODING
 
     def follow(self, resident: Resident) -> None:
         """Watch the gaps of a sequence that has just emitted a token, until its last one."""
@@ -86,7 +86,7 @@ class DecodeBatch:
         while due:
             finish_step, _, resident = due[0]
             # A sequence that left early, or left and came back, has no part in its old entry.
-            if resident.finish_step == finish_step and resident.phase is Phase.DECODING:
+            if resident.finish_step == finish_step and resident.phase is DECODING:
                 return finish_step - self.step
             heappop(due)
         return 1 << 30
@@ -124,7 +124,7 @@ class DecodeBatch:
         due, step = self.due, self.step
         while due and due[0][0] <= step:
             finish_step, _, resident = heappop(due)
-            if resident.finish_step != finish_step or resident.phase is not Phase.DECODING:
+            if resident.finish_step != finish_step or resident.phase is not DECODING:
                 continue
             self.remove(resident)
             finished.append(resident)

@@ -10,17 +10,21 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import pairwise
 
-from spillway.core.dispatcher import Dispatcher
+from spillway.core.decide import Policy
+from spillway.core.dispatcher import Dispatcher, DispatchLimits
 from spillway.core.errors import InvariantViolation
-from spillway.core.events import Action, Event
+from spillway.core.events import Action, Event, LogDecision
+from spillway.core.invariants import check_decision, check_dispatcher
+from spillway.core.kairos import KairosPaper
 from spillway.core.lifecycle import State
+from spillway.core.types import NodeSpec
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight
 from spillway.sim.snapshot import recount_kv
 from spillway.stats import GapHistogram
 from spillway.wire.records import RequestRecord
 
-LAST_EVENTS = 50
+LAST_FACTS = 50
 SUM_TOLERANCE_S = 1e-6
 DEFLECTED = "deflected"
 
@@ -28,12 +32,25 @@ DEFLECTED = "deflected"
 class TapedDispatcher(Dispatcher):
     """A dispatcher that remembers its last facts, to be shown when something breaks."""
 
+    def __init__(
+        self,
+        policy: Policy,
+        nodes: Sequence[NodeSpec],
+        limits: DispatchLimits,
+        *,
+        record_views: bool = False,
+    ) -> None:
+        super().__init__(policy, nodes, limits, record_views=record_views)
+        self.tape: deque[tuple[float, Event]] = deque(maxlen=LAST_FACTS)
+
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """Take one fact: see `Dispatcher.handle`."""
-        if not hasattr(self, "tape"):
-            self.tape: deque[tuple[float, Event]] = deque(maxlen=LAST_EVENTS)
         self.tape.append((now_s, event))
         return super().handle(event, now_s)
+
+    def last_facts(self) -> str:
+        """Return the tape as text, one fact a line."""
+        return "\n".join(f"  {at_s:.6f} {event}" for at_s, event in self.tape)
 
 
 def require(holds: bool, text: str) -> None:
@@ -43,17 +60,12 @@ def require(holds: bool, text: str) -> None:
 
 
 def check_cluster(cluster: Cluster) -> None:
-    """Check a cluster between two events: INV-1, INV-10, INV-12."""
+    """Check a cluster between two events: the dispatcher's books, INV-1, INV-10, INV-12."""
     dispatcher = cluster.dispatcher
-    counts = dispatcher.counts
-    live = sum(counts[state] for state in State if not state.is_final)
+    check_dispatcher(dispatcher)
     require(
-        sum(counts) == dispatcher.arrived and min(counts) >= 0,
-        f"INV-1: {dispatcher.arrived} requests arrived, the states hold {counts}",
-    )
-    require(
-        live == len(cluster.flights) == dispatcher.live_requests,
-        f"INV-1: {live} live requests are counted, {len(cluster.flights)} are on their way",
+        len(cluster.flights) == dispatcher.live_requests,
+        f"INV-1: {dispatcher.live_requests} requests are live, {len(cluster.flights)} on their way",
     )
     for flight in cluster.flights.values():
         require(
@@ -62,6 +74,13 @@ def check_cluster(cluster: Cluster) -> None:
         )
     for port in cluster.ports.values():
         recount_kv(port.node)
+
+
+def check_log(log: LogDecision, policy: Policy) -> None:
+    """Check a decision against the view it was made from: INV-4, INV-5, INV-14, INV-19."""
+    assert log.cluster is not None  # views are recorded whenever checks are on
+    tbt_frac = policy.beta if isinstance(policy, KairosPaper) else 1.0
+    check_decision(log.decision, log.request, log.cluster, tbt_frac=tbt_frac)
 
 
 def check_flight(flight: Flight, record: RequestRecord) -> None:

@@ -41,7 +41,7 @@ from spillway.sim.port import Port
 from spillway.sim.reports import Reports
 from spillway.sim.residents import Finished, FirstTokenAt, Job, Outcome, PrefillDone, Resident
 
-WAKE_PRIORITY = 1  # a step that ends now sees what arrives now
+WAKE_RANK = 1  # a step that ends now sees what arrives now
 
 
 class Cluster:
@@ -121,73 +121,66 @@ class Cluster:
     # --- nodes -------------------------------------------------------------------------------
 
     def _changed(self, port: Port) -> None:
-        """Wake the node when it is next due. Called after everything that may move that moment.
-
-        An idle node starts at once.
-        """
-        node, now_s = port.node, self.kernel.now_s
-        due_s = node.next_event_s()
-        if due_s == now_s and not node.segment.steps:
-            self._advance(port, now_s)
-        elif due_s != port.due_s:
-            port.due_s = due_s
-            if due_s < inf:
-                self.kernel.at(due_s, self._wake, port, WAKE_PRIORITY)
-
-    def _wake(self, port: Port) -> None:
-        now_s = self.kernel.now_s
-        if port.due_s == now_s:  # else it was woken earlier in the meantime
-            if now_s >= port.next_tick_s:
-                self.reports.before_change(port, now_s)
-            self._advance(port, now_s)
-
-    def _advance(self, port: Port, now_s: float) -> None:
-        node = port.node
-        port.due_s = inf
-        for outcome in node.advance(now_s):
-            self._hear(port, outcome)
-        due_s = node.next_event_s()
+        """Wake the node when it is next due. Called after everything that may move that moment."""
+        due_s = port.segment.end_s
         if due_s != port.due_s:
             port.due_s = due_s
-            if due_s < inf:
-                self.kernel.at(due_s, self._wake, port, WAKE_PRIORITY)
+            if not port.segment.steps and due_s < inf:
+                self._wake(port)  # an idle node starts at once
+            elif due_s < inf:
+                self.kernel.at(due_s, self._wake, port, WAKE_RANK)
+
+    def _wake(self, port: Port) -> None:
+        now_s = port.due_s
+        if now_s != self.kernel.now_s:
+            return  # it was woken earlier in the meantime
+        if now_s >= port.next_tick_s:
+            self.reports.before_change(port, now_s)
+        port.due_s = inf
+        for outcome in port.node.advance(now_s):
+            self._hear(port, outcome)
+        due_s = port.segment.end_s
+        if due_s != port.due_s:
+            port.due_s = due_s
+            self.kernel.at(due_s, self._wake, port, WAKE_RANK)
 
     def _hear(self, port: Port, outcome: Outcome) -> None:
         """Tell the dispatcher what a node said, and do what follows."""
-        now_s = self.kernel.now_s
         resident = outcome.resident
-        flight = self.flights.get(resident.request_id)
+        request_id = resident.request_id
+        flight = self.flights.get(request_id)
         if flight is None or flight.dispatch_id != resident.job.dispatch_id:
             return  # an order that no longer holds; its resident is being aborted
+        handle, now_s = self.dispatcher.handle, self.kernel.now_s
         kind = type(outcome)
         if kind is FirstTokenAt:
-            self.dispatcher.handle(FirstToken(resident.request_id), now_s)
+            handle(FirstToken(request_id), now_s)
         elif kind is Finished:
-            finished = RequestFinished(resident.request_id, resident.generated_tokens)
-            self.dispatcher.handle(finished, now_s)
+            handle(RequestFinished(request_id, resident.generated_tokens), now_s)
             self._end(flight, "finished")
         elif kind is PrefillDone:
             flight.held_at = port
-            self._obey(self.dispatcher.handle(PrefillFinished(resident.request_id), now_s))
+            self._obey(handle(PrefillFinished(request_id), now_s))
         else:
             self.preemptions += 1
 
     # --- orders ------------------------------------------------------------------------------
 
     def _obey(self, actions: list[Action]) -> None:
+        orders, delay_s = self._orders, self.order_delay_s
         for action in actions:
-            order = self._orders[type(action)]
-            if self.order_delay_s and order not in (self._log, self._answer_error):
-                self.kernel.at(self.kernel.now_s + self.order_delay_s, order, action)
+            kind = type(action)
+            if delay_s and kind is not LogDecision and kind is not AnswerError:
+                self.kernel.at(self.kernel.now_s + delay_s, orders[kind], action)
             else:
-                order(action)
+                orders[kind](action)
 
     def _log(self, action: LogDecision) -> None:
         flight = self.flights[action.request.request_id]
         decision = action.decision
         flight.decided_s = action.decided_at_s
-        flight.route = "" if decision.route is Route.REJECTED else decision.route.value
-        flight.reason = decision.reason.value
+        flight.route = "" if decision.route is Route.REJECTED else decision.route
+        flight.reason = decision.reason
         if self.on_decision is not None:
             self.on_decision(action)
 

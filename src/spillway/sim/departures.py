@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spillway.sim.jumps import ramp_s
-from spillway.sim.residents import Outcome, Phase, Preempted, Resident
+from spillway.sim.residents import DECODING, GONE, PREFILLING, QUEUED, Outcome, Preempted, Resident
 from spillway.sim.snapshot import segment_progress
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ def make_room(node: SimNode, at_s: float, outcomes: list[Outcome]) -> None:
     """
     while node.kv.free_tokens < node.batch.seqs:
         victim = max(
-            (r for r in node.members.values() if r.phase in (Phase.DECODING, Phase.PREFILLING)),
+            (r for r in node.members.values() if r.phase in (DECODING, PREFILLING)),
             key=lambda resident: resident.order,
         )
-        if victim.phase is Phase.DECODING:
+        if victim.phase is DECODING:
             _leave_batch(node, victim)
             victim.last_token_s = at_s if victim.generated_tokens else None
         else:
             node.prompts.drop(victim)
             node.kv.give(victim.target_tokens + 1)
-        victim.phase = Phase.QUEUED
+        victim.phase = QUEUED
         victim.computed_tokens = 0
         victim.target_tokens = victim.prompt_tokens + victim.generated_tokens
         victim.chunk_steps_done = 0
@@ -42,13 +42,13 @@ def make_room(node: SimNode, at_s: float, outcomes: list[Outcome]) -> None:
 def bury(node: SimNode, at_s: float) -> None:
     """Remove what was aborted during the segment that has just ended at `at_s`."""
     for resident in node.doomed:
-        if resident.phase is Phase.DECODING:
+        if resident.phase is DECODING:
             _leave_batch(node, resident)
             resident.last_token_s = at_s
-        elif resident.phase is Phase.PREFILLING:
+        elif resident.phase is PREFILLING:
             node.prompts.drop(resident)
             node.kv.give(resident.target_tokens + 1)
-        resident.phase = Phase.GONE
+        resident.phase = GONE
     node.doomed.clear()
 
 
@@ -60,10 +60,10 @@ def lose_all(node: SimNode, now_s: float) -> None:
     if done and batch.seqs:
         batch.run(segment.first_s, segment.slope_s, done)
     for resident in [*node.members.values(), *node.doomed]:
-        if resident.phase is Phase.DECODING and resident not in batch.fresh:
+        if resident.phase is DECODING and resident not in batch.fresh:
             batch.remove(resident)
             resident.last_token_s = sent_s
-        resident.phase = Phase.GONE
+        resident.phase = GONE
 
 
 def _leave_batch(node: SimNode, resident: Resident) -> None:

@@ -24,16 +24,15 @@ def steps_reaching(first_s: float, slope_s: float, elapsed_s: float) -> int:
     if elapsed_s <= first_s:
         return 1
     if slope_s <= 0.0:
-        steps = int(elapsed_s / first_s)
+        steps = int(elapsed_s / first_s) + 1
     else:
         linear_s = first_s - slope_s / 2
         root = 2 * elapsed_s / (linear_s + sqrt(linear_s * linear_s + 2 * slope_s * elapsed_s))
-        steps = int(root)
-    while steps > 1 and ramp_s(first_s, slope_s, steps - 1) >= elapsed_s:
-        steps -= 1
-    while steps < 1 or ramp_s(first_s, slope_s, steps) < elapsed_s:
-        steps += 1
-    return steps
+        steps = int(root) + 1
+    # Rounding may have put the root a step too far, or too near.
+    if ramp_s(first_s, slope_s, steps - 1) >= elapsed_s:
+        return steps - 1
+    return steps if ramp_s(first_s, slope_s, steps) >= elapsed_s else steps + 1
 
 
 def steps_done(first_s: float, slope_s: float, elapsed_s: float, steps_max: int) -> int:

@@ -1,6 +1,6 @@
-"""The event loop of virtual time: a heap of (time, priority, sequence).
+"""The event loop of virtual time: a heap of (time, rank, sequence).
 
-Ties in time go by priority, ties in priority by the order in which they were scheduled, so a run
+Ties in time go by rank, ties in rank by the order in which they were scheduled, so a run
 has exactly one order of events whatever the platform or the hash seed.
 """
 
@@ -19,7 +19,7 @@ Call = Callable[[Any], None]
 class Kernel:
     """Runs callbacks in order of time. `now_s` is the time of the one that is running.
 
-    events_max: how many events may ever be scheduled; more are a run without an end.
+    events: how many have run; more than `events_max` are taken for a run without an end.
     """
 
     __slots__ = ("_heap", "_sequence", "events_max", "now_s")
@@ -30,34 +30,29 @@ class Kernel:
         self._heap: list[tuple[float, int, int, Call, Any]] = []
         self._sequence = 0
 
-    def at(self, time_s: float, call: Call, item: Any = None, priority: int = 0) -> None:
-        """Schedule `call(item)`.
-
-        Raises InvariantViolation on a time in the past or NaN (INV-3), and once there have been
-        more than `events_max` events.
-        """
+    def at(self, time_s: float, call: Call, item: Any = None, rank: int = 0) -> None:
+        """Schedule `call(item)`. Raises InvariantViolation on a time in the past or NaN (INV-3)."""
         if not time_s >= self.now_s:
             raise InvariantViolation(f"INV-3: an event at {time_s} s, but it is {self.now_s} s")
-        self._sequence += 1
-        if self._sequence > self.events_max:
-            raise InvariantViolation(f"{self.events_max} events and no end at {self.now_s} s")
-        heappush(self._heap, (time_s, priority, self._sequence, call, item))
+        self._sequence = sequence = self._sequence + 1
+        heappush(self._heap, (time_s, rank, sequence, call, item))
 
     def run(self, *, until_s: float = inf, after_event: Callable[[], None] | None = None) -> None:
         """Run what is due up to and including `until_s`; `now_s` ends at the last event run.
 
         after_event: called after each event, to check it.
+        Raises InvariantViolation after `events_max` events.
         """
         heap = self._heap
-        while heap:
-            event = heappop(heap)
-            if event[0] > until_s:
-                heappush(heap, event)
+        for _ in range(self.events_max - self.events):
+            if not heap or heap[0][0] > until_s:
                 return
+            event = heappop(heap)
             self.now_s = event[0]
             event[3](event[4])
             if after_event is not None:
                 after_event()
+        raise InvariantViolation(f"{self.events_max} events and no end at {self.now_s} s")
 
     @property
     def waiting(self) -> int:

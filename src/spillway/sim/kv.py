@@ -13,23 +13,25 @@ class KvPool:
     capacity_tokens: 0 means not known, which is taken as no limit.
     """
 
-    __slots__ = ("capacity_tokens", "free_tokens", "used_tokens")
+    __slots__ = ("capacity_tokens", "free_tokens")
 
     def __init__(self, capacity_tokens: int) -> None:
         self.capacity_tokens = capacity_tokens or UNBOUNDED_TOKENS
         self.free_tokens = self.capacity_tokens
-        self.used_tokens = 0
+
+    @property
+    def used_tokens(self) -> int:
+        return self.capacity_tokens - self.free_tokens
 
     def take(self, tokens: int) -> None:
         """Book `tokens`. The caller has checked `free_tokens`."""
-        self.used_tokens += tokens
-        self.free_tokens -= tokens
-        if self.free_tokens < 0:
-            raise InvariantViolation(f"INV-12: KV overbooked by {-self.free_tokens} tokens")
+        self.free_tokens = free_tokens = self.free_tokens - tokens
+        if free_tokens < 0:
+            raise InvariantViolation(f"INV-12: KV overbooked by {-free_tokens} tokens")
 
     def give(self, tokens: int) -> None:
         """Return `tokens` to the pool."""
-        self.used_tokens -= tokens
-        self.free_tokens += tokens
-        if self.used_tokens < 0:
-            raise InvariantViolation(f"INV-12: {-self.used_tokens} more KV tokens freed than used")
+        self.free_tokens = free_tokens = self.free_tokens + tokens
+        if free_tokens > self.capacity_tokens:
+            extra = free_tokens - self.capacity_tokens
+            raise InvariantViolation(f"INV-12: {extra} more KV tokens freed than used")

@@ -26,6 +26,12 @@ from spillway.sim.jumps import Segment, ramp_s, steps_reaching
 from spillway.sim.kv import KvPool
 from spillway.sim.prompts import SKIPS_MAX, STEPS_UNLIMITED, Prompts
 from spillway.sim.residents import (
+    ARRIVED,
+    DECODING,
+    GONE,
+    HELD,
+    PREFILLING,
+    QUEUED,
     Finished,
     FirstTokenAt,
     Job,
@@ -35,9 +41,10 @@ from spillway.sim.residents import (
     Resident,
     Tokens,
 )
-from spillway.sim.snapshot import node_state
+from spillway.sim.snapshot import node_state, step_taken
 from spillway.sim.world import World
 from spillway.stats import GapHistogram
+from spillway.wire.report import STEPS_MAX, StepTaken
 
 
 class SimNode:
@@ -49,7 +56,7 @@ class SimNode:
     gaps: where token gaps are counted; several nodes may share one.
     per_token: one segment per step, and a `Tokens` outcome for every token.
 
-    segments, steps, preemptions: work counts.
+    segments, steps, preemptions: work counts. recent_steps: the last ones, of a per-token node.
     """
 
     def __init__(
@@ -73,16 +80,19 @@ class SimNode:
         self._skips_max = skips_max
         self._orders = 0
         self._pending: list[Outcome] = []
+        self.segment = Segment()
         self._clear()
 
     def _clear(self) -> None:
-        self.segment = Segment()
+        self.segment.steps = 0
+        self.segment.end_s = inf
         self.batch = DecodeBatch(self.gaps)
         self.kv = KvPool(self.spec.kv_capacity_tokens)
         self.prompts = Prompts(self.spec, self.batch, self.kv, self._skips_max)
         self.arrived: deque[Resident] = deque()
         self.members: dict[RequestId, Resident] = {}
         self.doomed: list[Resident] = []
+        self.recent_steps: deque[StepTaken] = deque(maxlen=STEPS_MAX)
 
     # --- orders ------------------------------------------------------------------------------
 
@@ -91,7 +101,7 @@ class SimNode:
 
         Raises NodeError when the node could never hold it, InvariantViolation on an id in use.
         """
-        resident = self._enter(job, job.prompt_tokens + 1, Phase.QUEUED, False, now_s)
+        resident = self._enter(job, job.prompt_tokens + 1, QUEUED, False, now_s)
         self.prompts.push(resident)
         self._wake(now_s, for_prompt=True)
         return resident
@@ -99,7 +109,7 @@ class SimNode:
     def submit_local(self, job: Job, now_s: float) -> Resident:
         """Queue a request whose prompt and decode both run here. Raises as `submit_prefill`."""
         tokens = job.prompt_tokens + job.output_tokens
-        resident = self._enter(job, tokens, Phase.QUEUED, True, now_s)
+        resident = self._enter(job, tokens, QUEUED, True, now_s)
         self.prompts.push(resident)
         self._wake(now_s, for_prompt=True)
         return resident
@@ -107,7 +117,7 @@ class SimNode:
     def submit_pulled(self, job: Job, now_s: float) -> Resident:
         """Queue a request whose KV has arrived from a prefill node. Raises as `submit_prefill`."""
         tokens = job.prompt_tokens + job.output_tokens
-        resident = self._enter(job, tokens, Phase.ARRIVED, True, now_s)
+        resident = self._enter(job, tokens, ARRIVED, True, now_s)
         resident.kv_arrived_s = now_s
         self.arrived.append(resident)
         self._wake(now_s)
@@ -115,11 +125,12 @@ class SimNode:
 
     def release_kv(self, request_id: RequestId, now_s: float) -> None:
         """Free the KV of a prefilled request once it has been pulled. Unknown ids are ignored."""
-        self._catch_up(now_s)
+        if self.segment.end_s < now_s:
+            self._pending = self.advance(now_s)
         resident = self.members.get(request_id)
-        if resident is not None and resident.phase is Phase.HELD:
+        if resident is not None and resident.phase is HELD:
             del self.members[request_id]
-            resident.phase = Phase.GONE
+            resident.phase = GONE
             self.kv.give(resident.prompt_tokens)
             if self.prompts.queued:
                 self._wake(now_s, for_prompt=True)
@@ -129,23 +140,24 @@ class SimNode:
 
         A request in the step under way leaves at the step's end; it yields no further outcome.
         """
-        self._catch_up(now_s)
+        if self.segment.end_s < now_s:
+            self._pending = self.advance(now_s)
         resident = self.members.pop(request_id, None)
         if resident is None:
             return False
         phase = resident.phase
-        if phase in (Phase.PREFILLING, Phase.DECODING):
+        if phase in (PREFILLING, DECODING):
             resident.doomed = True
             self.doomed.append(resident)
             self._wake(now_s)
             return True
-        if phase is Phase.QUEUED:
+        if phase is QUEUED:
             self.prompts.drop(resident)
-        elif phase is Phase.ARRIVED:
+        elif phase is ARRIVED:
             self.arrived.remove(resident)
         else:
             self.kv.give(resident.prompt_tokens)
-        resident.phase = Phase.GONE
+        resident.phase = GONE
         if self.prompts.queued or self.arrived:
             self._wake(now_s)  # what waited behind it may now have its turn
         return True
@@ -163,7 +175,8 @@ class SimNode:
 
     def rescale(self, scale_frac: float, now_s: float) -> None:
         """Make the node `scale_frac` times as slow as its profile from the next step on."""
-        self._catch_up(now_s)
+        if self.segment.end_s < now_s:
+            self._pending = self.advance(now_s)
         self._wake(now_s)
         self.world.rescale(scale_frac)
 
@@ -244,6 +257,8 @@ class SimNode:
         batch, segment, prompts = self.batch, self.segment, self.prompts
         steps, seqs = segment.steps, batch.seqs
         self.segments += 1
+        if self.per_token:
+            self.recent_steps.append(step_taken(self))
         if seqs:
             self.kv.take(seqs * steps)
             batch.run(segment.first_s, segment.slope_s, steps)
@@ -264,16 +279,11 @@ class SimNode:
             bury(self, at_s)
         if batch.due and batch.due[0][0] <= batch.step:
             for resident in batch.take_finished():
-                resident.phase = Phase.GONE
+                resident.phase = GONE
                 resident.last_token_s = at_s
                 del self.members[resident.request_id]
                 self.kv.give(resident.prompt_tokens + resident.generated_tokens)
                 outcomes.append(Finished(resident, at_s))
-
-    def _catch_up(self, now_s: float) -> None:
-        """Make good what a late driver has not asked for yet, so that an order finds its moment."""
-        if self.segment.end_s < now_s:
-            self._pending = self.advance(now_s)
 
     def _wake(self, now_s: float, *, for_prompt: bool = False) -> None:
         """See to it that the node looks at its queues at the first step boundary from `now_s` on.
@@ -296,7 +306,9 @@ class SimNode:
     # --- membership --------------------------------------------------------------------------
 
     def _enter(self, job: Job, tokens: int, phase: Phase, local: bool, now_s: float) -> Resident:
-        self._catch_up(now_s)
+        if self.segment.end_s < now_s:
+            # A late driver: what it has not asked for yet happened before this order.
+            self._pending = self.advance(now_s)
         if job.request_id in self.members:
             raise InvariantViolation(f"{self.node_id} already has request {job.request_id}")
         if job.prompt_tokens < 1 or job.output_tokens < 1:
@@ -355,7 +367,7 @@ class SimNode:
             self.batch.context_tokens += 1
             self._emit_first(resident, at_s, outcomes)
         else:
-            resident.phase = Phase.HELD
+            resident.phase = HELD
             self.kv.give(1)
             outcomes.append(PrefillDone(resident, at_s))
 
@@ -364,5 +376,5 @@ class SimNode:
         outcomes.extend(
             Tokens(resident, at_s, 1)
             for resident in self.members.values()
-            if resident.phase is Phase.DECODING and resident not in fresh
+            if resident.phase is DECODING and resident not in fresh
         )

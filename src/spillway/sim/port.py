@@ -30,6 +30,7 @@ class Port:
         "node",
         "node_id",
         "quiet",
+        "segment",
         "snapshots",
         "spec",
         "tick",
@@ -39,6 +40,7 @@ class Port:
         self.node = node
         self.node_id = node.node_id
         self.spec: NodeSpec = node.spec
+        self.segment = node.segment
         self.link = Link(node.spec)
         self.alive = True
         self.due_s = inf

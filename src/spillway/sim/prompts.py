@@ -16,7 +16,7 @@ from spillway.core.latency import token_pairs
 from spillway.core.types import ChunkMode, NodeSpec, Role
 from spillway.sim.batch import DecodeBatch
 from spillway.sim.kv import KvPool
-from spillway.sim.residents import Phase, Resident
+from spillway.sim.residents import PREFILLING, QUEUED, Resident
 
 SKIPS_MAX = 8  # steps without a safe chunk after which the smallest one runs all the same
 STEPS_UNLIMITED = 1 << 30
@@ -77,7 +77,7 @@ class Prompts:
     def drop(self, resident: Resident) -> None:
         """Forget a prompt, wherever it stands. Its KV is the caller's to return."""
         self._count(resident, -1)
-        if resident.phase is Phase.QUEUED:
+        if resident.phase is QUEUED:
             self.queued.remove(resident)
         else:
             self.running.remove(resident)
@@ -100,11 +100,11 @@ class Prompts:
         if literal is not None:
             self._pick_literal(head, *literal)
         elif self._fixed_tokens is not None:
-            self._pick_fixed(self._fixed_tokens)
+            self._pick_fixed(head, self._fixed_tokens)
         elif self._batch.seqs:
             self._pick_safe(head)
         else:
-            self._pick_fixed(self._spec.chunk_tokens_max)
+            self._pick_fixed(head, self._spec.chunk_tokens_max)
         for resident, _ in self.chunks:
             if resident.started_s is None:
                 resident.started_s = at_s
@@ -133,18 +133,19 @@ class Prompts:
     # --- admission ---------------------------------------------------------------------------
 
     def _fits(self, resident: Resident) -> bool:
-        # Room for the prompt and the token it yields, and for one step of the batch beside it.
+        """Say whether there is room for the prompt, its token, and a step of the batch beside."""
         return self._kv.free_tokens > resident.target_tokens + self._batch.seqs
 
     def _start_next(self) -> Resident | None:
-        if not self.queued:
+        queued = self.queued
+        if not queued or self._batch.seqs + len(self.running) >= self._spec.seqs_max:
             return None
-        resident = self.queued[0]
-        if self._batch.seqs + len(self.running) >= self._spec.seqs_max or not self._fits(resident):
+        resident = queued[0]
+        if not self._fits(resident):
             return None
-        self.queued.popleft()
+        queued.popleft()
         self._kv.take(resident.target_tokens + 1)
-        resident.phase = Phase.PREFILLING
+        resident.phase = PREFILLING
         self.running.append(resident)
         return resident
 
@@ -159,19 +160,21 @@ class Prompts:
         self._take(head, min(chunk_tokens, remaining))
         self.chunk_steps = min(steps, max(1, (remaining - 1) // chunk_tokens))
 
-    def _pick_fixed(self, budget_tokens: int) -> None:
+    def _pick_fixed(self, head: Resident, budget_tokens: int) -> None:
         if self._spec.role is Role.PREFILL:
             budget_tokens = max(1, budget_tokens - self._batch.seqs)
-        running, left = self.running, budget_tokens
+        remaining = head.target_tokens - head.computed_tokens
+        if remaining > budget_tokens:
+            # All steps but the last of this prompt are alike: nobody has room beside it.
+            self.chunk_steps = (remaining - 1) // budget_tokens
+            self._take(head, budget_tokens)
+            return
         self.chunk_steps = 1
-        while left and self._has(len(self.chunks)):
-            resident = running[len(self.chunks)]
-            remaining = resident.target_tokens - resident.computed_tokens
-            if remaining > left:
-                if left == budget_tokens:
-                    # All steps but the last of this prompt are alike: nobody has room beside it.
-                    self.chunk_steps = (remaining - 1) // budget_tokens
-                remaining = left
+        self._take(head, remaining)
+        left = budget_tokens - remaining
+        while left and self._has_another():
+            resident = self.running[len(self.chunks)]
+            remaining = min(left, resident.target_tokens - resident.computed_tokens)
             self._take(resident, remaining)
             left -= remaining
 
@@ -180,8 +183,8 @@ class Prompts:
         profile, cap = spec.profile, spec.chunk_tokens_max
         budget_s = spec.tbt_margin_frac * batch.tbt_s_min
         seqs, kv_tokens = batch.seqs, batch.context_tokens
-        while self._has(len(self.chunks)):
-            resident = self.running[len(self.chunks)]
+        resident = head
+        while True:
             remaining = resident.target_tokens - resident.computed_tokens
             chunk_tokens = next_chunk_tokens(
                 profile,
@@ -196,11 +199,12 @@ class Prompts:
             if not chunk_tokens:
                 break
             self._take(resident, chunk_tokens)
-            if chunk_tokens < remaining or chunk_tokens >= cap:
+            cap -= chunk_tokens
+            if chunk_tokens < remaining or not cap or not self._has_another():
                 break
             # The next prompt shares the step: it finds these tokens already scheduled.
             seqs += chunk_tokens
-            cap -= chunk_tokens
+            resident = self.running[len(self.chunks)]
         if self.chunks:
             self.chunk_steps = 1
         elif self._skips >= self._skips_max:
@@ -213,11 +217,12 @@ class Prompts:
             self.skipping = True
             self.chunk_steps = self._skips_max - self._skips
 
-    def _has(self, at: int) -> bool:
-        """Say whether there is an `at`-th prompt for the step, starting a queued one if need be.
+    def _has_another(self) -> bool:
+        """Say whether there is one more prompt for the step, starting a queued one if need be.
 
         A prompt with a schedule of its own never shares a step.
         """
+        at = len(self.chunks)
         if at == len(self.running) and self._start_next() is None:
             return False
         resident = self.running[at]

@@ -18,6 +18,7 @@ from random import Random
 from spillway.core.errors import ConfigError
 from spillway.core.events import NodeReported, NodeState
 from spillway.sim.port import Port
+from spillway.sim.snapshot import node_state
 
 
 class Reports:
@@ -64,11 +65,11 @@ class Reports:
         port.quiet = False
         port.next_tick_s = (tick + 1) * period_s
         # With a delay, earlier ticks may still be on their way when the next decision is made.
-        oldest = int(max(0.0, now_s - self.delay_s) / period_s)
-        for each in range(max(port.tick + 1, oldest), tick + 1):
-            port.snapshots.append((each, self._state(port, each, now_s)))
-        port.tick = max(port.tick, tick)
+        oldest = int(max(0.0, now_s - self.delay_s) / period_s) if self.delay_s else tick
         snapshots = port.snapshots
+        for each in range(max(port.tick + 1, oldest), tick + 1):
+            snapshots.append((each, self._state(port, each, now_s)))
+        port.tick = tick
         while len(snapshots) > 1 and snapshots[1][0] <= oldest:
             snapshots.popleft()
 
@@ -123,4 +124,4 @@ class Reports:
 
     def _state(self, port: Port, tick: int, now_s: float) -> NodeState:
         self.materialised += 1
-        return port.node.state(min(tick * self.period_s, now_s))
+        return node_state(port.node, min(tick * self.period_s, now_s))

@@ -38,6 +38,10 @@ class Phase(IntEnum):
     GONE = 5
 
 
+# As plain globals, because looking a member up in its enum costs a step's worth of arithmetic.
+QUEUED, PREFILLING, ARRIVED, DECODING, HELD, GONE = Phase
+
+
 class Target:
     """One TBT target of the decode batch and how many steps have exceeded it so far."""
 

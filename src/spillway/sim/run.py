@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from spillway.core.events import LogDecision
 from spillway.core.lifecycle import State
 from spillway.core.policies import build_policy
 from spillway.core.types import NodeSpec, RequestView, Role
-from spillway.sim.checks import TapedDispatcher, check_cluster, check_end, check_flight
+from spillway.sim.checks import TapedDispatcher, check_cluster, check_end, check_flight, check_log
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight, record_of
 from spillway.sim.kernel import Kernel
@@ -72,9 +74,21 @@ def run(
     on_decision: called with every decision; its cluster view is None unless `record_views`.
     Raises ConfigError on a scenario without sense, InvariantViolation on a bug.
     """
-    simulation = Simulation(scenario, rows, seed, checks=checks, record_views=record_views)
-    simulation.cluster.on_decision = on_decision
-    return simulation.run()
+    return Simulation(
+        scenario, rows, seed, checks=checks, on_decision=on_decision, record_views=record_views
+    ).run()
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause the cyclic garbage collector: a run makes millions of objects and no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Simulation:
@@ -87,6 +101,7 @@ class Simulation:
         seed: int,
         *,
         checks: bool = False,
+        on_decision: Callable[[LogDecision], None] | None = None,
         record_views: bool = False,
     ) -> None:
         self.scenario = scenario
@@ -101,7 +116,8 @@ class Simulation:
         )
         policy = build_policy(scenario.policy, scenario.policy_options)
         kind = TapedDispatcher if checks else Dispatcher
-        self.dispatcher = kind(policy, self.specs, limits, record_views=record_views)
+        record_views = record_views or checks
+        self.dispatcher: Dispatcher = kind(policy, self.specs, limits, record_views=record_views)
         reports = Reports(
             period_s=scenario.report_period_s,
             delay_s=scenario.report_delay_s,
@@ -118,6 +134,8 @@ class Simulation:
             done=self._ended,
             order_delay_s=scenario.order_delay_s,
         )
+        self._listener = on_decision
+        self.cluster.on_decision = self._decided if checks else on_decision
         self._unsettled: list[Flight] = []
         self._patience = stream(seed, "sim.patience")
 
@@ -128,8 +146,9 @@ class Simulation:
             cluster.inject(fault)
         if self.rows:
             kernel.at(self.rows[0].arrival_s, self._arrive, 0)
-        if not self.checks:
-            kernel.run()
+        if not isinstance(self.dispatcher, TapedDispatcher):
+            with collector_paused():
+                kernel.run()
             self._settle()
         else:
             try:
@@ -137,7 +156,8 @@ class Simulation:
                 self._settle()
                 check_end(cluster, self._all_records(), self.gaps)
             except InvariantViolation as violation:
-                raise InvariantViolation(f"{violation}\n{self._last_facts()}") from violation
+                facts = self.dispatcher.last_facts()
+                raise InvariantViolation(f"{violation}\nlast facts:\n{facts}") from violation
         return self._output()
 
     # --- requests ----------------------------------------------------------------------------
@@ -161,6 +181,11 @@ class Simulation:
             patience_s = self._patience.expovariate(1 / scenario.patience_s)
             kernel.at(kernel.now_s + patience_s, self.cluster.leave, request_id)
         self.cluster.arrive(Flight(index, request, row.output_tokens))
+
+    def _decided(self, log: LogDecision) -> None:
+        check_log(log, self.dispatcher.policy)
+        if self._listener is not None:
+            self._listener(log)
 
     def _ended(self, flight: Flight) -> None:
         """Keep the record; of a broken stream only once the step under way has ended, too."""
@@ -199,10 +224,6 @@ class Simulation:
                 f"INV-2: {len(self.rows)} requests arrived, {len(records)} ended"
             )
         return records
-
-    def _last_facts(self) -> str:
-        tape = getattr(self.dispatcher, "tape", ())
-        return "last facts:\n" + "\n".join(f"  {at_s:.6f} {event}" for at_s, event in tape)
 
     def _output(self) -> RunOutput:
         cluster, dispatcher = self.cluster, self.dispatcher

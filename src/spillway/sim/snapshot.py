@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from spillway.core.errors import InvariantViolation
 from spillway.core.events import NodeState
-from spillway.core.latency import step_s
+from spillway.core.latency import step_s, tokens_s
 from spillway.sim.jumps import Segment, ramp_s, steps_done
-from spillway.sim.residents import Phase
+from spillway.sim.residents import DECODING, HELD, PREFILLING
+from spillway.wire.report import StepTaken
 
 if TYPE_CHECKING:
     from spillway.sim.node import SimNode
@@ -62,6 +63,24 @@ def node_state(node: SimNode, now_s: float) -> NodeState:
     )
 
 
+def step_taken(node: SimNode) -> StepTaken:
+    """Return the one step of the running segment as the node will report it: at its end."""
+    batch, prompts, profile = node.batch, node.prompts, node.spec.profile
+    prefill_tokens = sum(tokens for _, tokens in prompts.chunks)
+    return StepTaken(
+        step=batch.step + 1,
+        decode_seqs=batch.seqs,
+        kv_tokens=batch.context_tokens,
+        prefill_tokens=prefill_tokens,
+        prefill_token_pairs=prompts.pairs,
+        actual_s=node.segment.first_s,
+        predicted_s=profile.step_base_s
+        + tokens_s(profile, batch.seqs + prefill_tokens)
+        + profile.kv_token_s * batch.context_tokens
+        + profile.token_pair_s * prompts.pairs,
+    )
+
+
 def segment_progress(segment: Segment, now_s: float) -> tuple[int, float]:
     """Return the segment's complete steps and the elapsed share of the one under way."""
     elapsed_s = now_s - segment.start_s
@@ -82,19 +101,18 @@ def recount_kv(node: SimNode) -> None:
     held = 0
     for resident in [*node.members.values(), *node.doomed]:
         phase = resident.phase
-        if phase is Phase.DECODING:
+        if phase is DECODING:
             held += resident.prompt_tokens + resident.generated_tokens
             if resident not in node.batch.fresh:
                 held += node.batch.step - resident.join_step
-        elif phase is Phase.PREFILLING:
+        elif phase is PREFILLING:
             held += resident.target_tokens + 1
-        elif phase is Phase.HELD:
+        elif phase is HELD:
             held += resident.prompt_tokens
-    used, free = node.kv.used_tokens, node.kv.free_tokens
-    if held != used or used + free != node.kv.capacity_tokens:
+    if held != node.kv.used_tokens:
         raise InvariantViolation(
-            f"INV-12 on {node.node_id}: residents hold {held} KV tokens, {used} are booked,"
-            f" {free} are free of {node.kv.capacity_tokens}"
+            f"INV-12 on {node.node_id}: residents hold {held} KV tokens,"
+            f" {node.kv.used_tokens} are booked"
         )
 
 

@@ -32,6 +32,7 @@ T = TypeVar("T")
 DEFAULT_CLASS = "default"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -82,6 +83,7 @@ class NodeDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     chunk_mode: ChunkMode = ChunkMode.ENGINE
     chunk_tokens_max: AtLeastOne = 2048
     chunk_tokens_multiple: AtLeastOne = 64
+    tbt_margin_frac: Share = 0.9
     seqs_max: AtLeastOne = 256
 
 
@@ -198,6 +200,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             chunk_mode=_or(node.chunk_mode, common.chunk_mode),
             chunk_tokens_max=_or(node.chunk_tokens_max, common.chunk_tokens_max),
             chunk_tokens_multiple=_or(node.chunk_tokens_multiple, common.chunk_tokens_multiple),
+            tbt_margin_frac=common.tbt_margin_frac,
             seqs_max=_or(node.seqs_max, common.seqs_max),
         )
         return Node(spec, _origin(node.url))

@@ -6,6 +6,7 @@ own bytes. Validation beyond the types of the fields read here is the engine's j
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -45,6 +46,7 @@ class _Error(msgspec.Struct):
     code: str | None
 
 
+_COUNT = re.compile(rb"\s*(\d{1,12})")
 _FIELDS = msgspec.json.Decoder(Fields)
 _ANSWER = msgspec.json.Decoder(_PrefillAnswer)
 _MODEL = msgspec.json.Decoder(_Model)
@@ -66,14 +68,14 @@ _PREFILL_KV_PARAMS = msgspec.Raw(
 class ParsedBody(NamedTuple):
     """What the router knows of a request body.
 
-    prompt: the raw value of `prompt`, or of `messages` for a chat.
+    prompt: the JSON of `prompt`, or of `messages` for a chat.
     tools_bytes: size of a chat's `tools`, which the engine writes into the prompt.
     output_tokens_max: the declared limit; None when there is none.
     fields: every top-level value, in the client's order; views into the body.
     """
 
     model: str
-    prompt: msgspec.Raw
+    prompt: bytes
     tools_bytes: int
     output_tokens_max: int | None
     is_chat: bool
@@ -120,14 +122,14 @@ def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
     )
 
 
-def _prompt(fields: Fields, is_chat: bool) -> msgspec.Raw:
+def _prompt(fields: Fields, is_chat: bool) -> bytes:
     name = "messages" if is_chat else "prompt"
     raw = fields.get(name)
     if raw is None:
         raise RequestError(f"{name} is missing", param=name)
-    first = bytes(memoryview(raw)[:1])
-    if first == b"[" or (first == b'"' and not is_chat):
-        return raw
+    prompt = bytes(raw)
+    if prompt.startswith(b"[" if is_chat else (b'"', b"[")):
+        return prompt
     allowed = "a list of messages" if is_chat else "a string, or a list of strings or token ids"
     raise RequestError(f"{name} must be {allowed}", param=name)
 
@@ -212,11 +214,7 @@ def usage_count(tail: bytes, key: bytes) -> int:
     A quoted key cannot occur inside a JSON string without a backslash before its second quote, so
     generated text is never mistaken for it.
     """
-    at = tail.rfind(b'"' + key + b'":')
-    if at < 0:
-        return 0
-    digits = tail[at + len(key) + 3 : at + len(key) + 24].lstrip(b" ")
-    end = 0
-    while end < len(digits) and digits[end : end + 1].isdigit():
-        end += 1
-    return int(digits[:end] or b"0")
+    name = b'"%b":' % key
+    at = tail.rfind(name)
+    found = None if at < 0 else _COUNT.match(tail, at + len(name))
+    return 0 if found is None else int(found[1])

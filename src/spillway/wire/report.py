@@ -22,9 +22,31 @@ DISPATCH_HEADER = "x-spillway-dispatch"
 CHUNKS_HEADER = "x-spillway-chunks"
 TTFT_HEADER = "x-slo-ttft-ms"
 TBT_HEADER = "x-slo-tbt-ms"
+STEPS_MAX = 64  # per report; an engine that takes more between two reports leaves out the oldest
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class StepTaken(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One engine step that is over: what it computed, and what that cost. A JSON array on the wire.
+
+    step: its number, as the report's `step` counts them.
+    decode_seqs, kv_tokens: sequences that got a token without prefill, and the KV tokens that they
+        held before the step.
+    prefill_tokens, prefill_token_pairs: of all prompt chunks in the step, summed.
+    actual_s: wall-clock time, from this step's start to the next one's while there is work.
+    predicted_s, cpu_s: what the engine expected, and processor time of its thread; 0: not known.
+    """
+
+    step: Count
+    decode_seqs: Count
+    kv_tokens: Count
+    prefill_tokens: Count
+    prefill_token_pairs: Amount
+    actual_s: Amount
+    predicted_s: Amount = 0.0
+    cpu_s: Amount = 0.0
 
 
 class NodeReport(
@@ -40,6 +62,8 @@ class NodeReport(
     tbt_s_min: strictest target among the residents; None when there is none.
     over_budget: the decodes alone already exceed that target.
     last_step_*_s: what the engine predicted for its last step and what it took; 0 when unknown.
+    recent_steps: the steps since the report before, oldest first, at most STEPS_MAX; a gap in
+        their numbers says that some are missing. Empty from an engine that does not keep them.
     chunk_mode, chunk_tokens_max: how prefill chunks are sized there, and their largest size;
         0 means that the engine does not say.
     """
@@ -59,6 +83,7 @@ class NodeReport(
     over_budget: bool = False
     last_step_predicted_s: Amount = 0.0
     last_step_actual_s: Amount = 0.0
+    recent_steps: tuple[StepTaken, ...] = ()
     chunk_mode: ChunkMode = ChunkMode.UNKNOWN
     chunk_tokens_max: Count = 0
     version: Annotated[int, msgspec.Meta(ge=1, le=REPORT_VERSION)] = REPORT_VERSION

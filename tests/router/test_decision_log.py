@@ -1,0 +1,72 @@
+"""Decisions are kept, written off the event loop, and made again from one line (INV-8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import make_request
+from spillway.core.decide import Decision, Reason, Route
+from spillway.core.events import LogDecision
+from spillway.core.policies import POLICY_NAMES, build_policy
+from spillway.router.decision_log import DecisionLog, decode_line, encode_line
+
+
+def logged(number: int) -> LogDecision:
+    decision = Decision(Route.PREFILL, Reason.STATIC, "p0", "d0")
+    return LogDecision(make_request(f"r{number}"), decision, float(number), None)
+
+
+def test_the_last_decisions_are_kept_the_newest_first() -> None:
+    log = DecisionLog("p", 3)
+    for number in range(5):
+        log.add(logged(number))
+    assert [one.request.request_id for one in log.recent(10)] == ["r4", "r3", "r2"]
+    assert [one.request.request_id for one in log.recent(1)] == ["r4"]
+    assert log.recent(0) == []
+    assert log.find("r0") == []
+    assert [one.decided_at_s for one in log.find("r3")] == [3.0]
+
+
+def test_lines_beyond_the_buffer_are_dropped_and_counted(tmp_path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    log = DecisionLog("p", 10, str(path), lines_max=2)
+    for number in range(5):
+        log.add(logged(number))
+    log.flush()
+    log.add(logged(5))
+    log.flush()
+    names = [decode_line(line).logged.request.request_id for line in path.read_bytes().splitlines()]
+    assert (names, log.dropped) == (["r0", "r1", "r5"], 3)
+
+
+def test_a_disk_that_fails_is_counted(tmp_path) -> None:
+    log = DecisionLog("p", 10, str(tmp_path / "missing" / "x.jsonl"))
+    log.add(logged(0))
+    log.flush()
+    assert log.dropped == 1
+
+
+def test_without_a_view_nothing_can_be_replayed() -> None:
+    line = decode_line(encode_line(logged(0), "p"))
+    with pytest.raises(ValueError, match="without the view"):
+        line.replay(build_policy("headroom"), {})
+
+
+@pytest.mark.parametrize("name", POLICY_NAMES)
+async def test_a_logged_decision_replays_to_the_same_decision(
+    bench, body, tmp_path, until, name: str
+) -> None:
+    path = tmp_path / "decisions.jsonl"
+    nodes = [await bench.node(node_id) for node_id in ("p0", "p1", "d0", "d1")]
+    server = await bench.router(*nodes, policy=name, decision_log_path=str(path))
+    clients = [await bench.client(server) for _ in range(6)]
+    for number, client in enumerate(clients):
+        client.post({**body, "prompt": list(range(1, 4000 * number + 9))})
+    for client in clients:
+        assert (await client.answer()).status == 200
+    server.shell.decisions.flush()
+    lines = [decode_line(line) for line in path.read_bytes().splitlines()]
+    assert len(lines) == 6
+    specs = {node.spec.node_id: node.spec for node in nodes}
+    for line in lines:
+        assert line.replay(build_policy(name), specs) == line.logged.decision
