@@ -62,6 +62,14 @@ def test_without_its_kv_the_prefill_is_done_again(how: dict[str, bool]) -> None:
     assert run(PrefillFinished("r1")) == [StartDecode("r1", "d1", 4, order.node_id)]
 
 
+def test_kv_that_died_with_its_prefill_node_is_no_fault_of_the_only_decode_node() -> None:
+    run = Harness(decode=1)
+    run.arrive()
+    run(PrefillFinished("r1"), NodeLost("p0", "died"))
+    assert run(broken("r1", "d0", kv_lost=True)) == [StartPrefill("r1", "p1", 3)]
+    assert run(PrefillFinished("r1")) == [StartDecode("r1", "d0", 4, "p1")]
+
+
 def test_a_broken_deflection_moves_to_another_node() -> None:
     run = Harness(AlwaysDeflect())
     run.arrive()

@@ -54,7 +54,8 @@ class Told:
     def __init__(self) -> None:
         self.phase = State.ARRIVED
         self.node_id = ""
-        self.starts = 0
+        self.starts = self.failures = 0
+        self.source_id = ""  # where its KV is
         self.failed_on: set[str] = set()
 
 
@@ -108,6 +109,7 @@ class Machine(RuleBasedStateMachine):
         assert order.node_id.startswith("p" if isinstance(order, StartPrefill) else "d")
         if isinstance(order, StartDecode):
             assert order.prefill_node_id.startswith("p")
+            told.source_id = order.prefill_node_id
         told.phase, told.node_id = PHASE_OF[type(order)], order.node_id
         told.starts += 1
         assert told.starts <= 2 * (self.retries_max + 1)
@@ -163,10 +165,13 @@ class Machine(RuleBasedStateMachine):
             return
         told = self.live[request_id]
         final = streaming or told.phase is State.DECODING
-        told.failed_on.add(told.node_id)
+        told.failures += 1
+        source_died = told.phase is State.TRANSFERRING and kv_lost and told.source_id in self.lost
+        if not source_died:
+            told.failed_on.add(told.node_id)
         starts = told.starts
         self.tell(LegFailed(request_id, told.node_id, "broke", refused, streaming, kv_lost))
-        if final or len(told.failed_on) > self.retries_max:
+        if final or told.failures > self.retries_max:
             assert request_id not in self.live
         assert told.starts <= starts + 1
 

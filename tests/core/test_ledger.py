@@ -22,11 +22,11 @@ from spillway.core.types import RequestView, Role
 
 
 def decode_ledger(**changes: object) -> NodeLedger:
-    return NodeLedger(make_spec("d0", **changes))
+    return NodeLedger(make_spec("d0", **changes), [])
 
 
 def prefill_ledger() -> NodeLedger:
-    return NodeLedger(make_spec("p0", Role.PREFILL))
+    return NodeLedger(make_spec("p0", Role.PREFILL), [])
 
 
 def book_prompt(
@@ -62,9 +62,11 @@ def test_without_reports_the_own_dispatches_are_the_view() -> None:
     assert backlog(node) == (0, 0)
     assert (view.decode_seqs, view.kv_used_tokens) == (2, 1500)
     node.first_token(stream, 1.0)
+    view = node.view
     assert (view.decode_seqs, view.kv_used_tokens) == (2, 1500)
     node.end(prompt, 2.0)
     node.end(stream, 2.0)
+    view = node.view
     assert (view.decode_seqs, view.kv_used_tokens, view.tbt_s_min) == (0, 0, inf)
     assert (node.outstanding, view.reporting, view.heard_at_s) == (0, False, -inf)
 

@@ -209,12 +209,19 @@ class Dispatcher:
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request_id, 502 if not event.refused else 503, event.reason)]
         tracked.retries += 1
-        tracked.without |= {event.node_id}
+        if not self._source_died(tracked, event):
+            tracked.without |= {event.node_id}
         self._unbook(tracked, now_s)
         # The same KV serves another decode node as long as no node has begun to consume it.
         if tracked.state is State.TRANSFERRING and event.refused and not event.kv_lost:
             return self._start_decode(tracked, now_s)
         return self._decide(tracked, now_s)
+
+    def _source_died(self, tracked: _Tracked, event: LegFailed) -> bool:
+        """Return whether the KV went down with its prefill node: no fault of the decode node."""
+        if tracked.state is not State.TRANSFERRING or not event.kv_lost:
+            return False
+        return not self.ledger.nodes[tracked.prefill_id].view.usable
 
     def _node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
         node = self.ledger.nodes.get(event.node_id)
@@ -274,7 +281,8 @@ class Dispatcher:
         node = self.ledger.nodes[node_id]
         request = tracked.request
         self._move(tracked, Trigger.TO_PREFILL)
-        execute_s = execute_on_prefill_s(request, node.view)
+        # A policy that failed, and its fall-back, estimate nothing.
+        execute_s = decision.estimate.execute_s or execute_on_prefill_s(request, node.view)
         entry = prefill_entry(self._next_dispatch(), request, node_id, float("inf"))
         node.add_prefill(entry, now_s, execute_s)
         tracked.node_id, tracked.entry = node_id, entry

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spillway.core.chunks import ChunkPlan
 from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
 from spillway.core.errors import ConfigError
-from spillway.core.latency import step_s, tokens_s
+from spillway.core.latency import step_s
 from spillway.core.placement import (
     budget_s,
     deflect_or_reject,
@@ -25,8 +25,16 @@ from spillway.core.placement import (
     safe_plan,
     state_veto,
 )
-from spillway.core.ttft import decode_side, ttft_via_decode, ttft_via_prefill
+from spillway.core.ttft import DecodeSide, decode_side, ttft_via_decode, ttft_via_prefill
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
+
+
+class _Remote(NamedTuple):
+    node: NodeView
+    candidate: Candidate
+    estimate: TtftEstimate
+    total_s: float
+    wait_s: float  # everything but execution and the first step
 
 
 class _Local(NamedTuple):
@@ -49,9 +57,9 @@ class Headroom:
              with `slack_frac` of it to spare.
     Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue,
              learned output lengths.
-    Cost:    O(prefill nodes + decode nodes), whatever the prompt. With more than `plans_max`
-             eligible nodes a cheap rank orders them and plans stop after `plans_max`; nodes that
-             the rank left out are not among the candidates.
+    Cost:    O(prefill nodes + decode nodes), whatever the prompt. A cheap rank orders the nodes of
+             either pool and only the first `plans_max` are estimated in full (only one while there
+             is no pressure); nodes that the rank left out are not among the candidates.
 
     margin_max: how much slower the decode path may be while many wait (it frees the queue).
     """
@@ -75,24 +83,29 @@ class Headroom:
         decode = least_loaded_decode(request, cluster)
         if decode is None:
             return Decision(Route.REJECTED, Reason.NO_NODE)
-        remotes = self._remotes(request, cluster, decode, output_tokens)
-        if not remotes:
+        prefills = _by_start(request, cluster)
+        if not prefills:
             return deflect_or_reject(request, cluster)
-        remote = min(remotes, key=lambda one: one[2])
-        estimate = remote[1].estimate
-        assert estimate is not None
-        prefill = remote[0]
-        candidates = [one[1] for one in remotes]
-        wait_s = estimate.queue_s + estimate.transfer_s + estimate.admission_s
-        if wait_s <= _full_step_s(prefill):
-            return _keep(candidates, remote[1], Reason.NO_PRESSURE)
-        margin = self._margin(request, wait_s, remote[2])
+        side = decode_side(request, decode, output_tokens)
+        remote = _via(request, prefills[0][2], decode, cluster.now_s, side)
+        if remote.wait_s <= prefills[0][2].spec.full_step_s:
+            return _keep([remote.candidate], remote, Reason.NO_PRESSURE)
+        candidates = [remote.candidate]
+        for _, _, node in prefills[1 : self.plans_max]:
+            other = _via(request, node, decode, cluster.now_s, side)
+            candidates.append(other.candidate)
+            if other.total_s < remote.total_s:
+                remote = other
+        if remote.wait_s <= remote.node.spec.full_step_s:
+            return _keep(candidates, remote, Reason.NO_PRESSURE)
+        margin = self._margin(request, remote)
         best = self._soonest_local(request, cluster, output_tokens, candidates)
         if best is None:
-            return _keep(candidates, remote[1], Reason.NO_SAFE_DECODE_NODE)
+            return _keep(candidates, remote, Reason.NO_SAFE_DECODE_NODE)
         local_s = best.estimate.total_s
-        if local_s > margin * remote[2] or request.slo.ttft_s < local_s > remote[2]:
-            return _keep(candidates, remote[1], Reason.FASTER_ON_PREFILL)
+        misses_target = local_s > request.slo.ttft_s and local_s > remote.total_s
+        if local_s > margin * remote.total_s or misses_target:
+            return _keep(candidates, remote, Reason.FASTER_ON_PREFILL)
         node_id = best.node.spec.node_id
         return Decision(
             Route.DEFLECTED,
@@ -109,28 +122,13 @@ class Headroom:
         node = least_loaded_decode(request, cluster)
         return node.spec.node_id if node else None
 
-    def _margin(self, request: RequestView, wait_s: float, remote_s: float) -> float:
+    def _margin(self, request: RequestView, remote: _Remote) -> float:
         target_s = request.slo.ttft_s
-        if remote_s <= (1 - self.slack_frac) * target_s:
+        if remote.total_s <= (1 - self.slack_frac) * target_s:
             return 1.0
         low_s, high_s = 0.1 * target_s, 0.5 * target_s
-        pressure_frac = min(1.0, max(0.0, (wait_s - low_s) / (high_s - low_s)))
+        pressure_frac = min(1.0, max(0.0, (remote.wait_s - low_s) / (high_s - low_s)))
         return 1.0 + (self.margin_max - 1.0) * pressure_frac
-
-    def _remotes(
-        self, request: RequestView, cluster: ClusterView, decode: NodeView, output_tokens: int
-    ) -> list[tuple[NodeView, Candidate, float]]:
-        """Return (node, candidate, total seconds) for each usable prefill node."""
-        remotes = []
-        side = decode_side(request, decode, output_tokens)
-        for node in cluster.prefill:
-            if node.usable:
-                estimate = ttft_via_prefill(request, node, decode, cluster.now_s, side)
-                candidate = Candidate(
-                    node.spec.node_id, decode.spec.node_id, estimate, Reason.SLOWER
-                )
-                remotes.append((node, candidate, estimate.total_s))
-        return remotes
 
     def _soonest_local(
         self,
@@ -174,23 +172,44 @@ class Headroom:
         return best
 
 
-def _keep(candidates: list[Candidate], remote: Candidate, reason: Reason) -> Decision:
+def _by_start(request: RequestView, cluster: ClusterView) -> list[tuple[float, NodeId, NodeView]]:
+    """Return the usable prefill nodes as (seconds, id, node), soonest first, by a cheap rank.
+
+    The rank is when the backlog ends plus the prompt at the steepest slope of f, so that a faster
+    node wins over an equally idle slower one.
+    """
+    now_s = cluster.now_s
+    ranked = []
+    for node in cluster.prefill:
+        if node.usable:
+            spec = node.spec
+            work_s = request.uncached_tokens(spec.node_id) * spec.profile.hinge_slope_s[-1]
+            ranked.append((max(node.backlog_until_s, now_s) + work_s, spec.node_id, node))
+    if len(ranked) > 1:
+        ranked.sort(key=_rank_of)
+    return ranked
+
+
+def _via(
+    request: RequestView, prefill: NodeView, decode: NodeView, now_s: float, side: DecodeSide
+) -> _Remote:
+    estimate = ttft_via_prefill(request, prefill, decode, now_s, side)
+    candidate = Candidate(prefill.spec.node_id, decode.spec.node_id, estimate, Reason.SLOWER)
+    wait_s = estimate.queue_s + estimate.transfer_s + estimate.admission_s
+    return _Remote(prefill, candidate, estimate, estimate.total_s, wait_s)
+
+
+def _keep(candidates: list[Candidate], remote: _Remote, reason: Reason) -> Decision:
     """Return the decision for the prefill path."""
-    assert remote.estimate is not None
+    prefill_id, decode_id = remote.candidate.prefill_node_id, remote.candidate.decode_node_id
     return Decision(
         Route.PREFILL,
         reason,
-        remote.prefill_node_id,
-        remote.decode_node_id,
+        prefill_id,
+        decode_id,
         remote.estimate,
-        candidates=mark_chosen(candidates, remote.prefill_node_id, remote.decode_node_id),
+        candidates=mark_chosen(candidates, prefill_id, decode_id),
     )
-
-
-def _full_step_s(node: NodeView) -> float:
-    """Return one full prefill step: what anybody may have to wait without a queue."""
-    profile = node.spec.profile
-    return profile.step_base_s + tokens_s(profile, node.spec.step_tokens_max)
 
 
 def _rank_of(one: tuple[float, NodeId, NodeView]) -> tuple[float, NodeId]:

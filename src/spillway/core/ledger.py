@@ -4,7 +4,7 @@ Two sources per node. The *own* book sums what this dispatcher has outstanding t
 serves a stock engine that reports nothing. A *report* is the node's own word on everything,
 other dispatchers' work included, but it is old: it knows nothing of the dispatches above its
 `dispatch_seen`. The view is report + unseen, or the own book while there is no report. Each
-change rewrites the node's one live `NodeView`; nothing is recomputed when a decision reads it.
+change rewrites the node's one live `NodeView`, at the latest when a decision asks for it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class NodeLedger:
     """The book of one node. Every method that changes it leaves `view` up to date."""
 
     __slots__ = (
+        "_all_behind",
+        "_behind",
         "_joining_kv_tokens",
         "_joining_seqs",
         "_own",
@@ -58,13 +60,15 @@ class NodeLedger:
         "_unseen_pairs",
         "_unseen_prompts",
         "_unseen_tokens",
+        "_view",
         "spec",
-        "view",
     )
 
-    def __init__(self, spec: NodeSpec) -> None:
+    def __init__(self, spec: NodeSpec, all_behind: list[NodeLedger]) -> None:
         self.spec = spec
-        self.view = NodeView(spec=spec, kv_capacity_tokens=spec.kv_capacity_tokens)
+        self._all_behind = all_behind  # the ledger's list of nodes whose view is behind
+        self._behind = False
+        self._view = NodeView(spec=spec, kv_capacity_tokens=spec.kv_capacity_tokens)
         self._report: NodeState | None = None
         self._own: dict[int, Entry] = {}
         self._own_prompts = self._own_tokens = self._own_decode_seqs = self._own_kv_tokens = 0
@@ -76,14 +80,21 @@ class NodeLedger:
         self._tbt_counts: dict[float, int] = {}
         self._own_tbt_s = inf  # the least of them
 
+    @property
+    def view(self) -> NodeView:
+        """Return the node's one live view, brought up to date."""
+        if self._behind:
+            self.refresh()
+        return self._view
+
     def restarted(self) -> None:
         """Forget what the node said before it was lost; bookings end by their own facts."""
         self._report = None
-        view = self.view
+        view = self._view
         view.reporting = view.over_budget = False
         view.heard_at_s = view.backlog_until_s = view.link_until_s = -inf
         view.kv_capacity_tokens = self.spec.kv_capacity_tokens
-        self._refresh()
+        self.refresh()
 
     @property
     def outstanding(self) -> int:
@@ -100,8 +111,9 @@ class NodeLedger:
         self._unseen_pairs += entry.pairs
         self._own_kv_tokens += entry.kv_tokens
         self._protect(entry)
-        self.view.backlog_until_s = max(self.view.backlog_until_s, now_s) + execute_s
-        self._refresh()
+        view = self._view
+        view.backlog_until_s = max(view.backlog_until_s, now_s) + execute_s
+        self._touch()
 
     def add_decode(self, entry: Entry) -> None:
         """Book a request whose KV this node pulls; it counts as a stream from now on."""
@@ -113,7 +125,7 @@ class NodeLedger:
         self._own_decode_seqs += 1
         self._own_kv_tokens += entry.kv_tokens
         self._protect(entry)
-        self._refresh()
+        self._touch()
 
     def first_token(self, entry: Entry, now_s: float) -> None:
         """The request decodes from here on: its prefill work, or its pull, is over."""
@@ -126,7 +138,7 @@ class NodeLedger:
         else:
             self._joining_seqs -= 1
             self._joining_kv_tokens -= entry.kv_tokens
-        self._refresh()
+        self._touch()
 
     def end(self, entry: Entry, now_s: float) -> None:
         """The dispatch is over, however it ended. Raises InvariantViolation if not booked here."""
@@ -150,7 +162,7 @@ class NodeLedger:
             else:
                 del self._tbt_counts[entry.tbt_s]
                 self._own_tbt_s = min(self._tbt_counts, default=inf)
-        self._refresh()
+        self._touch()
 
     def report(self, state: NodeState) -> bool:
         """Replace the base by the node's own word; keep what it cannot know yet.
@@ -167,13 +179,13 @@ class NodeLedger:
                 self._unseen_prompts -= 1
                 self._unseen_tokens -= entry.tokens
                 self._unseen_pairs -= entry.pairs
-        view = self.view
+        view = self._view
         view.heard_at_s = state.taken_at_s
         view.reporting = True
         view.over_budget = state.over_budget
         if state.kv_capacity_tokens:
             view.kv_capacity_tokens = state.kv_capacity_tokens
-        self._refresh()
+        self.refresh()
         view.backlog_until_s = state.taken_at_s + self._drain_s(
             view.backlog_tokens, view.backlog_token_pairs
         )
@@ -202,12 +214,12 @@ class NodeLedger:
             while self._unseen and not self._unseen[0].unseen:
                 self._unseen.popleft()
         if self._report is None:
-            self.view.backlog_until_s = now_s + self._drain_s(self._own_tokens, self._own_pairs)
+            self._view.backlog_until_s = now_s + self._drain_s(self._own_tokens, self._own_pairs)
 
     def _drain_s(self, tokens: int, pairs: float) -> float:
-        spec, view = self.spec, self.view
         if tokens <= 0:
             return 0.0
+        spec, view = self.spec, self.view
         if spec.role is Role.PREFILL:
             return prefill_s(spec.profile, tokens, pairs, spec.step_tokens_max)
         return drain_s(
@@ -221,8 +233,16 @@ class NodeLedger:
             spec.chunk_tokens_multiple,
         )
 
-    def _refresh(self) -> None:
-        view, said = self.view, self._report
+    def _touch(self) -> None:
+        """Note that the view is behind: facts between two decisions share one refresh."""
+        if not self._behind:
+            self._behind = True
+            self._all_behind.append(self)
+
+    def refresh(self) -> None:
+        """Bring the view up to date with the books."""
+        self._behind = False
+        view, said = self._view, self._report
         tbt_s = self._own_tbt_s
         if said is None:
             view.backlog_prompts = self._own_prompts
@@ -244,11 +264,14 @@ class NodeLedger:
 class Ledger:
     """Every node's book, and the cluster view that policies read."""
 
-    __slots__ = ("_view", "lengths", "nodes")
+    __slots__ = ("_behind", "_view", "lengths", "nodes")
 
     def __init__(self, specs: Iterable[NodeSpec], *, report_age_max_s: float) -> None:
         ordered = sorted(specs, key=lambda spec: spec.node_id)
-        self.nodes: dict[NodeId, NodeLedger] = {spec.node_id: NodeLedger(spec) for spec in ordered}
+        self._behind: list[NodeLedger] = []
+        self.nodes: dict[NodeId, NodeLedger] = {
+            spec.node_id: NodeLedger(spec, self._behind) for spec in ordered
+        }
         self.lengths = OutputLengths()
         views = [node.view for node in self.nodes.values()]
         self._view = ClusterView(
@@ -262,6 +285,9 @@ class Ledger:
         self, now_s: float, decisions: int, without: frozenset[NodeId] = frozenset()
     ) -> ClusterView:
         """Return the live view, less the nodes in `without`. O(1) when there are none."""
+        for node in self._behind:
+            node.refresh()
+        self._behind.clear()
         view = self._view
         if without:
             view = replace(

@@ -36,7 +36,7 @@ def execute_on_prefill_s(request: RequestView, node: NodeView) -> float:
         if shared_tokens:
             added_s -= profile.step_base_s + tokens_s(profile, shared_tokens)
     if full_steps:
-        added_s += full_steps * (profile.step_base_s + tokens_s(profile, step_tokens_max))
+        added_s += full_steps * spec.full_step_s
     return added_s
 
 

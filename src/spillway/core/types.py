@@ -13,7 +13,7 @@ from math import inf, isfinite
 from typing import NamedTuple
 
 from spillway.core.errors import ConfigError
-from spillway.core.latency import LatencyProfile
+from spillway.core.latency import LatencyProfile, tokens_s
 
 RequestId = str
 NodeId = str
@@ -92,6 +92,8 @@ class NodeSpec:
     kv_capacity_tokens: int = 0
     link_bytes_per_s: float = 25e9
     link_base_s: float = 0.002
+    # Derived once: the seconds of a prefill step of the full budget.
+    full_step_s: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("step_tokens_max", "chunk_tokens_max", "chunk_tokens_multiple", "seqs_max"):
@@ -105,6 +107,8 @@ class NodeSpec:
             raise ConfigError(f"node {self.node_id}: tbt_margin_frac must be in (0, 1]")
         if not (isfinite(self.link_base_s) and self.link_base_s >= 0):
             raise ConfigError(f"node {self.node_id}: link_base_s must be finite and >= 0")
+        full_s = self.profile.step_base_s + tokens_s(self.profile, self.step_tokens_max)
+        object.__setattr__(self, "full_step_s", full_s)
 
 
 @dataclass(slots=True, kw_only=True)
