@@ -33,8 +33,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 			"remove it (rm -rf .venv) and run make again" >&2; \
 		exit 2; }
 	@echo "Installing what requirements/dev.txt pins (a minute or two, once) ..."
-	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 check: setup ## formatting, lint, types, import contracts

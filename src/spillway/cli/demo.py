@@ -76,7 +76,7 @@ def demo(
     for name in names:
         build_policy(name)
     prefill_count, decode_count = parse_cluster(cluster)
-    cut = _burst_cut(profile, prefill_count)
+    cut = burst_cut(profile, prefill_count)
     drawn_s = DRAWN_S * speed_up
     workload = choose_rows(Ask(trace, None, None, drawn_s, from_s, to_s, speed_up, seed, cut))
     targets_s = (slo_ttft_s, slo_tbt_s)
@@ -85,7 +85,7 @@ def demo(
     _show(stage, acts, json, html, figure)
 
 
-def _burst_cut(profile: str, prefill_count: int) -> BurstCut:
+def burst_cut(profile: str, prefill_count: int) -> BurstCut:
     """Return the cut whose prompts the prefill pool alone works off in about the window's time."""
     from spillway.cli.rows import BurstCut
     from spillway.core.latency import prefill_s, token_pairs
@@ -227,7 +227,7 @@ def _show(
     print()
     print_comparison(results.runs)
     for finding in findings(results.runs):
-        print(paragraph(finding))
+        print(f"\n{paragraph(finding)}")
     shown = next((act for act in reversed(acts) if act.example is not None), None)
     example = shown.example if shown is not None else None
     if shown is not None and example is not None:

@@ -79,7 +79,7 @@ def load(
         model=model or asyncio.run(_first_model(url)),
         slo=Slo(slo_ttft_s, slo_tbt_s),
         prompt_kind=PromptKind(prompts),
-        headers=_headers(header or []),
+        headers=headers_of(header or []),
     )
     announce(workload.title, workload.notes)
     result = asyncio.run(send(workload.rows, load_options, "sending"))
@@ -146,7 +146,7 @@ def _show(
         write_records(records, result.records)
 
 
-def _headers(given: list[str]) -> dict[str, str]:
+def headers_of(given: list[str]) -> dict[str, str]:
     from spillway.core.errors import ConfigError
 
     headers = {}

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from spillway.cli import demo, engine, explain, listings, load, serve, simulate, up
+from spillway.cli import demo, engine, explain, fit, listings, load, profile, serve, simulate, up
 from spillway.core.errors import ConfigError, NodeError
 
 EXIT_ERROR = 1
@@ -50,6 +50,8 @@ def build_app() -> typer.Typer:
     panel = "Measure"
     app.command(rich_help_panel=panel)(simulate.simulate)
     app.command(rich_help_panel=panel)(load.load)
+    app.command(rich_help_panel=panel)(profile.profile)
+    app.command(rich_help_panel=panel)(fit.fit)
     panel = "Look up"
     app.command(rich_help_panel=panel)(listings.policies)
     app.command(rich_help_panel=panel)(listings.profiles)

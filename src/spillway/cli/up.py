@@ -73,18 +73,19 @@ async def _stay_up(plan: ClusterPlan) -> None:
 
     note(f"starting {plan.prefill_count} prefill and {plan.decode_count} decode engines ...")
     async with LocalCluster(plan) as cluster:
-        typer.echo(_welcome(cluster, plan.policy))
+        typer.echo(welcome(cluster))
         await cluster.watch(note)
 
 
-def _welcome(cluster: LocalCluster, policy: str) -> str:
+def welcome(cluster: LocalCluster) -> str:
+    """Return what to do with the running cluster, with lines that can be pasted."""
     url, pids = cluster.url, cluster.pids()
     body = '{"model": "fake-llama", "prompt": "Why?", "max_tokens": 8, "stream": true}'
     engines = "\n".join(
         f"  {name:<4}{engine}   pid {pids[name]}" for name, engine in cluster.engine_urls.items()
     )
     return f"""
-{typer.style(f"The router ({policy}) is at {url}", bold=True)}
+{typer.style(f"The router ({cluster.plan.policy}) is at {url}", bold=True)}
 {engines}
 
 Ask it something:

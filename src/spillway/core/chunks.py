@@ -103,6 +103,7 @@ def plan_chunks(
         budget_s + STEP_TOLERANCE_S,
         chunk,
         multiple,
+        chunk_tokens_multiple,
         chunk_tokens_cap,
     )
 
@@ -116,16 +117,19 @@ def _run_lengths(
     limit_s: float,
     first_chunk_tokens: int,
     multiple: int,
+    multiple_min: int,
     cap_tokens: int,
 ) -> ChunkPlan | None:
-    """Return the schedule that starts with that chunk, in one pass over the distinct sizes."""
+    """Return the schedule that starts with that chunk, in one pass over the distinct sizes.
+
+    `multiple` is halved towards `multiple_min` where not even one of it is safe any more.
+    """
     pair_s, kv_token_s = profile.token_pair_s, profile.kv_token_s
     fixed_s = profile.step_base_s + kv_token_s * kv_tokens
     growth_s = kv_token_s * decode_seqs
     chunks: list[tuple[int, int]] = []
     execute_s = step_s_max = 0.0
-    steps_total = 0
-    chunk = first_chunk_tokens
+    steps_total, chunk = 0, first_chunk_tokens
     while steps_total < STEPS_MAX:
         size = chunk
         if prompt_tokens <= chunk:
@@ -138,8 +142,11 @@ def _run_lengths(
         first_s = fixed_s + tokens_s(profile, decode_seqs + size)
         first_s += pair_s * size * (context_tokens + (size + 1) / 2)
         if first_s > limit_s:
-            chunk -= multiple
-            if chunk <= 0:
+            if chunk > multiple:
+                chunk -= multiple
+            elif multiple > multiple_min:
+                chunk = multiple = multiple // multiple_min // 2 * multiple_min
+            else:
                 return None
             continue
         if size == prompt_tokens:

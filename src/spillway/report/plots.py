@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from spillway.core.errors import ConfigError
 from spillway.stats import GapHistogram
@@ -101,9 +101,10 @@ class Scale(NamedTuple):
 
 SECONDS, MILLISECONDS = Scale("s", 1.0), Scale("ms", 1e3)
 Plot = Callable[[Shown], "Figure"]
+T = TypeVar("T")  # what a figure is drawn from
 
 
-def write_figure(path: str | Path, plot: Plot, shown: Shown) -> None:
+def write_figure(path: str | Path, plot: Callable[[T], Figure], shown: T) -> None:
     """Write one figure; the ending of `path` says whether as PNG, SVG or PDF."""
     ending = Path(path).suffix.removeprefix(".").lower()
     Path(path).write_bytes(_rendered(plot, shown, ending))
@@ -122,7 +123,7 @@ def inline_svg(plot: Plot, shown: Shown, name: str) -> str:
 
 def ttft_cdf(shown: Shown) -> Figure:
     """Share of all arrived requests that had their first token within x seconds."""
-    figure = _figure(4.2)
+    figure = new_figure(4.2)
     _draw_cdf(figure.subplots(), shown)
     _legend(figure, shown)
     return figure
@@ -130,7 +131,7 @@ def ttft_cdf(shown: Shown) -> Figure:
 
 def gap_tail(shown: Shown) -> Figure:
     """Share of all token gaps that are at least x long."""
-    figure = _figure(4.2)
+    figure = new_figure(4.2)
     _draw_tail(figure.subplots(), shown)
     _legend(figure, shown)
     return figure
@@ -138,7 +139,7 @@ def gap_tail(shown: Shown) -> Figure:
 
 def overview(shown: Shown) -> Figure:
     """Both sides of the bargain side by side: first tokens on the left, token gaps on the right."""
-    figure = _figure(3.9)
+    figure = new_figure(3.9)
     left, right = figure.subplots(1, 2)
     _draw_cdf(left, shown)
     _draw_tail(right, shown)
@@ -149,7 +150,7 @@ def overview(shown: Shown) -> Figure:
 def ttft_parts(shown: Shown) -> Figure:
     """Where the time of a p95 TTFT went, one bar per run whose parts were recorded."""
     runs = [run for run in shown.runs if run.ttft_parts_p95_s]
-    figure = _figure(1.5 + 0.5 * max(1, len(runs)))
+    figure = new_figure(1.5 + 0.5 * max(1, len(runs)))
     axes = figure.subplots()
     names = [run.policy for run in runs]
     left_s = [0.0] * len(runs)
@@ -177,7 +178,7 @@ def over_time(shown: Shown) -> Figure:
     Requests prefilled in the prefill pool are grey, deflected ones have their policy's colour.
     """
     rows = len(shown.series)
-    figure = _figure(2.6 + 1.35 * rows)
+    figure = new_figure(2.6 + 1.35 * rows)
     heights = [0.8, *[1.35] * rows, 0.9]
     axes = figure.subplots(rows + 2, 1, sharex=True, gridspec_kw={"height_ratios": heights})
     _draw_load(axes[0], shown)
@@ -207,7 +208,7 @@ def _draw_cdf(axes: Axes, shown: Shown) -> None:
     axes.annotate(
         "p95", (1, 95), xycoords=("axes fraction", "data"), color=MUTED, va="center", **offset
     )
-    _plain_ticks(axes.xaxis)
+    plain_ticks(axes.xaxis)
     _targets(axes, "x", _of_all(shown, lambda record: record.slo_ttft_s), SECONDS)
 
 
@@ -230,8 +231,8 @@ def _draw_tail(axes: Axes, shown: Shown) -> None:
         lowest_frac = min(lowest_frac, last_frac)
     axes.set_ylim(lowest_frac * 100, 100)
     axes.set(xlabel="gap between tokens, ms (log scale)", ylabel="gaps ≥ x, % (log scale)")
-    _plain_ticks(axes.xaxis)
-    _plain_ticks(axes.yaxis)
+    plain_ticks(axes.xaxis)
+    plain_ticks(axes.yaxis)
     _targets(axes, "x", _of_all(shown, lambda record: record.slo_tbt_s), MILLISECONDS)
 
 
@@ -271,7 +272,7 @@ def _draw_ttfts(axes: Axes, one: Series, shown: Shown) -> None:
         f"{deflected_frac * 100:.0f} % deflected, in colour" if deflected_frac else "none deflected"
     )
     axes.set_title(f"{one.policy}: {share}", color=colour, weight="bold")
-    _plain_ticks(axes.yaxis)
+    plain_ticks(axes.yaxis)
     _targets(axes, "y", (record.slo_ttft_s for record in one.records), SECONDS)
 
 
@@ -300,13 +301,14 @@ def _first_tokens(records: Iterable[RequestRecord]) -> list[tuple[float, float]]
     return [(r.arrival_s, max(r.ttft_s, LOG_FLOOR_S)) for r in records if r.ttft_s is not None]
 
 
-def _figure(height_inches: float) -> Figure:
+def new_figure(height_inches: float) -> Figure:
+    """Return an empty figure of the width that all of ours have."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(FIGURE_WIDTH_INCHES, height_inches), layout="constrained")
 
 
-def _rendered(plot: Plot, shown: Shown, ending: str) -> bytes:
+def _rendered(plot: Callable[[T], Figure], shown: T, ending: str) -> bytes:
     try:
         from matplotlib import rc_context
     except ModuleNotFoundError:
@@ -361,7 +363,7 @@ def _targets(axes: Axes, on: Literal["x", "y"], values_s: Iterable[float], scale
             )
 
 
-def _plain_ticks(axis: Axis) -> None:
+def plain_ticks(axis: Axis) -> None:
     """Write 0.1, 1, 10 instead of powers on a logarithmic axis, also where it spans little."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

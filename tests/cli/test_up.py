@@ -1,0 +1,44 @@
+"""`spillway up`: what it tells the person who started it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from spillway.cli.cluster import ClusterPlan, LocalCluster
+from spillway.cli.up import welcome
+
+
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> str:
+    plan = ClusterPlan(
+        folder=Path("unused"),
+        prefill_count=1,
+        decode_count=1,
+        policy="headroom",
+        profile="llama-3.1-8b-a100",
+        slo_ttft_s=1.0,
+        slo_tbt_s=0.06,
+    )
+    cluster = LocalCluster(plan)
+    cluster.url = "http://127.0.0.1:8000"
+    cluster.engine_urls = {"p0": "http://127.0.0.1:1", "d0": "http://127.0.0.1:2"}
+    monkeypatch.setattr(cluster, "pids", lambda: {"p0": 11, "d0": 12})
+    return welcome(cluster)
+
+
+def test_the_curl_line_can_be_pasted(text: str) -> None:
+    (line,) = [line for line in text.splitlines() if "curl" in line]
+    words = shlex.split(line)
+    assert words[:3] == ["curl", "-N", "http://127.0.0.1:8000/v1/completions"]
+    body = json.loads(words[words.index("-d") + 1])
+    assert body["model"] == "fake-llama"
+    assert body["stream"] is True
+
+
+def test_every_engine_is_listed_with_its_process(text: str) -> None:
+    assert "p0  http://127.0.0.1:1   pid 11" in text
+    assert "d0  http://127.0.0.1:2   pid 12" in text
