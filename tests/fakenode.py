@@ -118,6 +118,13 @@ class FakeNode:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
+    def stop_listening(self) -> None:
+        """Begin to shut down in good order: what is connected stays so while it has work."""
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers - {got.writer for got in self.posts}:
+            writer.transport.abort()
+
     async def stop(self) -> None:
         """Die at once: no socket survives."""
         if self._server is not None:
@@ -127,6 +134,7 @@ class FakeNode:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
 
     def drop_connections(self) -> None:
         """Close every connection, as an engine does with idle ones."""

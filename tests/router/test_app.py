@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 
 import aiohttp
 import pytest
@@ -99,3 +100,22 @@ async def test_many_requests_at_once_all_come_back_whole(bench, body) -> None:
     assert sum(len(node.posts) for node in nodes[2:]) == 120
     assert server.shell.live == {}
     assert server.shell.dispatcher.live_requests == 0
+
+
+@pytest.mark.slow
+async def test_a_router_process_serves_until_it_is_told_to_stop(bench) -> None:
+    prefill, decode = await bench.node("p0"), await bench.node("d0")
+    program = f"""
+from spillway.router.app import run
+from spillway.wire.config import config_from_flags
+config = config_from_flags([{prefill.url!r}], [{decode.url!r}], router={{"port": 0}})
+raise SystemExit(run(config, lambda server: print(server.port, flush=True)))
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    port = int(await asyncio.wait_for(process.stdout.readline(), 20.0))
+    answer = await bench.ask(port, {"model": "m", "prompt": "x", "stream": True})
+    assert (answer.status, answer.complete) == (200, True)
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 20.0) == 0

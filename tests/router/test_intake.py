@@ -51,16 +51,16 @@ async def start(bench):
         node = await bench.node("d0")
         node.on_reports = handler
         server = await bench.router(node, **settings)
-        return node, server, server.shell.dispatcher.ledger.nodes["d0"].view
+        return node, server, lambda: server.shell.dispatcher.ledger.nodes["d0"].view
 
     return start
 
 
 async def test_a_report_becomes_what_is_believed_of_the_node(start, until) -> None:
     node, server, view = await start(streaming(report(1), report(2)))
-    await until(lambda: view.backlog_tokens == 200)
-    assert (view.reporting, view.decode_seqs, view.tbt_s_min) == (True, 3, 0.05)
-    assert view.kv_capacity_tokens == 50_000
+    await until(lambda: view().backlog_tokens == 200)
+    assert (view().reporting, view().decode_seqs, view().tbt_s_min) == (True, 3, 0.05)
+    assert view().kv_capacity_tokens == 50_000
     assert server.shell.metrics.reports["d0"] == 2
     asked = [got.target for got in node.gets if "reports" in got.target]
     assert asked == [f"/spillway/reports?router={server.shell.router_id}"]
@@ -70,14 +70,14 @@ async def test_reports_may_be_cut_anywhere_and_come_together(start, until) -> No
     data = report(1) + b"\n" + report(2) + report(3)
     parts = [data[at : at + 50] for at in range(0, len(data), 50)]
     _, server, view = await start(streaming(*parts))
-    await until(lambda: view.backlog_tokens == 300)
+    await until(lambda: view().backlog_tokens == 300)
     assert server.shell.metrics.reports["d0"] == 3
     assert not server.shell.metrics.reports_dropped
 
 
 async def test_reports_out_of_order_are_dropped_and_counted(start, until) -> None:
     _, server, view = await start(streaming(report(5), report(4), report(5), report(6)))
-    await until(lambda: view.backlog_tokens == 600)
+    await until(lambda: view().backlog_tokens == 600)
     assert server.shell.metrics.reports["d0"] == 2
     assert dict(server.shell.metrics.reports_dropped) == {("d0", "out_of_order"): 2}
 
@@ -86,7 +86,7 @@ async def test_lines_that_are_no_reports_are_dropped_and_counted(start, until) -
     _, server, view = await start(
         streaming(b"nonsense\n", report(1, role=Role.PREFILL), b'{"seq":2}\n', report(3))
     )
-    await until(lambda: view.backlog_tokens == 300)
+    await until(lambda: view().backlog_tokens == 300)
     assert dict(server.shell.metrics.reports_dropped) == {
         ("d0", "malformed"): 2,
         ("d0", "wrong_role"): 1,
@@ -104,10 +104,10 @@ async def test_a_stream_that_ends_or_breaks_is_opened_again_and_may_count_anew(
     node, server, view = await start(streaming(report(7), then_end=True))
     await until(lambda: server.shell.metrics.reports["d0"] >= 2)
     node.on_reports = streaming(report(1))
-    await until(lambda: view.backlog_tokens == 100)
+    await until(lambda: view().backlog_tokens == 100)
     node.drop_connections()
     await until(lambda: server.shell.metrics.reports_dropped["d0", "broken_off"] >= 1)
-    assert view.backlog_tokens == 100  # old, and known to be: the age of the report grows
+    assert view().backlog_tokens == 100  # old, and known to be: the age of the report grows
 
 
 async def test_a_silent_stream_is_opened_again(start, until) -> None:
@@ -119,10 +119,10 @@ async def test_a_silent_stream_is_opened_again(start, until) -> None:
 async def test_a_node_without_reports_is_left_to_the_ledger(start, until) -> None:
     node, server, view = await start(None, report_absent_retry_s=0.02)
     await until(lambda: sum("reports" in got.target for got in node.gets) >= 2)
-    assert (view.reporting, view.usable) == (False, True)
+    assert (view().reporting, view().usable) == (False, True)
     assert not server.shell.metrics.reports_dropped
     node.on_reports = streaming(report(1))
-    await until(lambda: view.reporting)
+    await until(lambda: view().reporting)
 
 
 async def test_an_error_page_is_counted_and_asked_again(start, until) -> None:
@@ -137,11 +137,11 @@ async def test_the_stream_of_a_node_that_comes_back_is_opened_at_once(start, unt
     node, server, view = await start(
         streaming(report(1)), report_retry_first_s=60.0, report_retry_max_s=60.0
     )
-    await until(lambda: view.reporting)
+    await until(lambda: view().reporting)
     await node.stop()
-    await until(lambda: not view.usable)
+    await until(lambda: not view().usable)
     await node.start()
-    await until(lambda: view.usable and view.reporting)
+    await until(lambda: view().usable and view().reporting)
     assert server.shell.metrics.reports["d0"] == 2
 
 
@@ -161,14 +161,17 @@ async def test_a_dispatch_that_a_report_has_seen_is_not_counted_twice(
 
     node.on_reports, node.on_post = on_demand, silent
     server = await bench.router(node, policy=deflect())
-    view = server.shell.dispatcher.ledger.nodes["d0"].view
+
+    def view():
+        return server.shell.dispatcher.ledger.nodes["d0"].view
+
     said.put_nowait(report(1, backlog_tokens=0, backlog_prompts=0))
-    await until(lambda: view.reporting)
+    await until(lambda: view().reporting)
     client = await bench.client(server)
     client.post({**body, "prompt": list(range(500))})
     await until(lambda: node.posts)
-    assert (view.backlog_tokens, view.backlog_prompts) == (500, 1)
+    assert (view().backlog_tokens, view().backlog_prompts) == (500, 1)
     seen = {server.shell.router_id: 1, "another": 99}
     said.put_nowait(report(2, backlog_tokens=480, backlog_prompts=1, dispatch_seen=seen))
-    await until(lambda: view.backlog_tokens == 480)
-    assert view.backlog_prompts == 1
+    await until(lambda: view().backlog_tokens == 480)
+    assert view().backlog_prompts == 1

@@ -143,15 +143,41 @@ async def test_a_node_that_stays_silent_is_given_up(bench, body, until) -> None:
     assert server.shell.metrics.upstream_errors["p0", "silent"] == 1
 
 
-async def test_a_lost_node_gives_up_what_has_not_begun(bench, body, until, deflect) -> None:
+async def test_a_node_that_falls_mute_gives_up_what_waits_for_it(
+    bench, body, until, deflect
+) -> None:
     one, two = await bench.node("d0"), await bench.node("d1")
-    server = await bench.router(one, two, policy=deflect())
+    server = await bench.router(one, two, policy=deflect(), health_timeout_s=0.02)
     one.on_post = silent
     client = await bench.client(server)
     client.post(body)
     await until(lambda: one.posts)
-    server.shell.node_lost("d0", "test")
+    one._answer_health = silent
     assert (await client.answer()).status == 200
+    assert len(two.posts) == 1
+
+
+async def test_a_node_that_shuts_down_in_good_order_finishes_its_work(
+    bench, body, until, deflect
+) -> None:
+    one, two = await bench.node("d0"), await bench.node("d1")
+    server = await bench.router(one, two, policy=deflect())
+    ordinary, go_on = one.on_post, asyncio.Event()
+
+    async def held(node, got) -> None:
+        await go_on.wait()
+        await ordinary(node, got)
+
+    one.on_post = held
+    client = await bench.client(server)
+    client.post(body)
+    await until(lambda: one.posts)
+    one.stop_listening()
+    await until(lambda: not server.health.nodes["d0"].is_up)
+    go_on.set()
+    assert (await client.answer()).complete
+    assert two.posts == []
+    assert (await bench.ask(server, body)).status == 200
     assert len(two.posts) == 1
 
 

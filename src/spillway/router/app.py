@@ -78,6 +78,7 @@ class Server:
         self._log_writer = self._loop.create_task(
             self.shell.decisions.write_forever(self.shell.clock)
         )
+        self._sweep()
         self._every("sweep", settings.sweep_s, self._sweep)
         self._every("health", settings.health_interval_s, self.health.check)
         self.health.check()
@@ -202,7 +203,6 @@ def run(config: ClusterConfig, on_ready: Callable[[Server], None] = lambda serve
 
     on_ready: called once it listens. Raises ConfigError.
     """
-    import uvloop
 
     async def live() -> int:
         server = await serve_config(config)
@@ -219,5 +219,14 @@ def run(config: ClusterConfig, on_ready: Callable[[Server], None] = lambda serve
         await server.close()
         return EXIT_VIOLATION if server.broken.done() else 0
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(live())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return uvloop's loop, or asyncio's where there is no uvloop: a quarter more CPU per chunk."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -34,7 +34,10 @@ FLUSH_S = 0.25
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A `core.types.NodeView` without its spec; None stands for the infinity of its default."""
+    """A `core.types.NodeView` without its spec; None stands for the infinity of its default.
+
+    backlog_endless: `backlog_until_s` is the other infinity: no chunk of the backlog is safe.
+    """
 
     node_id: str
     role: Role
@@ -42,6 +45,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     backlog_tokens: int
     backlog_token_pairs: float
     backlog_until_s: float | None
+    backlog_endless: bool
     decode_seqs: int
     kv_used_tokens: int
     kv_capacity_tokens: int
@@ -175,6 +179,7 @@ def _node_record(node: NodeView) -> NodeRecord:
         backlog_tokens=node.backlog_tokens,
         backlog_token_pairs=node.backlog_token_pairs,
         backlog_until_s=_finite(node.backlog_until_s),
+        backlog_endless=node.backlog_until_s == inf,
         decode_seqs=node.decode_seqs,
         kv_used_tokens=node.kv_used_tokens,
         kv_capacity_tokens=node.kv_capacity_tokens,
@@ -225,7 +230,7 @@ def _node(record: NodeRecord, spec: NodeSpec) -> NodeView:
         backlog_prompts=record.backlog_prompts,
         backlog_tokens=record.backlog_tokens,
         backlog_token_pairs=record.backlog_token_pairs,
-        backlog_until_s=known(record.backlog_until_s, -inf),
+        backlog_until_s=inf if record.backlog_endless else known(record.backlog_until_s, -inf),
         decode_seqs=record.decode_seqs,
         kv_used_tokens=record.kv_used_tokens,
         kv_capacity_tokens=record.kv_capacity_tokens,

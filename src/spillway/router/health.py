@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from spillway.core.errors import NodeError
-from spillway.core.events import NodeBack
+from spillway.core.events import NodeBack, NodeLost
 from spillway.core.types import NodeId, NodeSpec, Role
 from spillway.router.fetch import Fetch
 from spillway.router.http_client import Fault, ResponseHead
@@ -94,7 +94,7 @@ class NodeHealth:
 
     def refused(self) -> None:
         """A request found that the node refuses connections."""
-        self._lose(Fault.REFUSED.value)
+        self._lose(Fault.REFUSED.value, is_mute=False)
 
     def close(self) -> None:
         for question in (self._health, self._models):
@@ -115,17 +115,25 @@ class NodeHealth:
         self._failures += 1
         reason = content.decode() if status == 0 else f"http_{status}"
         self._shell.metrics.upstream_errors[self.node_id, f"health_{reason}"] += 1
-        is_dead = reason == Fault.REFUSED.value
-        if is_dead or self._failures >= self._settings.health_failures_max:
-            self._lose(reason)
+        if reason == Fault.REFUSED.value:
+            self.refused()
+        elif self._failures >= self._settings.health_failures_max:
+            self._lose(reason, is_mute=status == 0)
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, is_mute: bool) -> None:
+        """Take the node out of use.
+
+        is_mute: it says nothing any more, so what waits for it waits in vain. A node that refuses
+        may be shutting down in good order, and one that answers an error still has its connections.
+        """
         if self.is_lost:
             return
         self.is_lost, self.is_up = True, False
         if self._lists_models:
             self._shell.models.forget(self.node_id)
-        self._shell.node_lost(self.node_id, reason)
+        self._shell.tell(NodeLost(self.node_id, reason))
+        if is_mute:
+            self._shell.give_up_waiting(self.node_id)
 
     def _found(self) -> None:
         self.is_up = True

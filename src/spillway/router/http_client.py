@@ -109,6 +109,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to one engine, carrying one exchange at a time."""
 
     __slots__ = (
+        "_authority",
         "_complete",
         "_framing",
         "_head",
@@ -132,6 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
+        self._authority = keeper.authority
         self._sink: AnswerSink | None = None
         self._request: tuple[bytes, bytes] | None = None
         self._transport: asyncio.Transport | None = None
@@ -173,14 +175,20 @@ class UpstreamConnection(asyncio.Protocol):
             sink.on_fault(fault)
         self._close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection can be used; one that broke is told of a little later."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def pause(self) -> None:
         """Stop reading, because the client does not keep up."""
-        if self._transport is not None and self._state == _BODY:
+        if self._transport is not None and self.is_open:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and self._paused:
+        """Read on."""
+        if self._transport is not None and self.is_open and self._paused:
             self._paused = False
             self._transport.resume_reading()
 
@@ -209,8 +217,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._send()
 
     def data_received(self, data: bytes) -> None:
-        if self._state == _BODY:
-            self._take_body(data)
+        if self._state == _BODY:  # per chunk: as few calls as can be
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.fail(Fault.BAD_RESPONSE)
+                return
+            if self._overrun:
+                self.fail(Fault.BAD_RESPONSE)
+                return
+            self._sink.on_body(data)  # type: ignore[union-attr]  # the state says that it is set
+            if self._complete and self._state == _BODY:
+                self._finish()
         elif self._state in (_WAITING, _HEAD):
             self._take_head(data)
         elif self._state == _IDLE:  # an engine has nothing to say unasked
@@ -258,9 +276,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if key == b"content-type":
             self._is_sse = value.startswith(b"text/event-stream")
-        elif key.startswith(_DROPPED_PREFIXES) or self._keeper.authority in value:
+        elif key.startswith(_DROPPED_PREFIXES) or self._authority in value:
             return
-        self._lines.append(b"%b: %b\r\n" % (name, value))
+        self._lines.append(name + b": " + value + b"\r\n")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -327,17 +345,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete and self._state == _BODY:
             self._finish()
 
-    def _take_body(self, data: bytes) -> None:
-        if not self._feed(data):
-            return
-        self._sink.on_body(data)  # type: ignore[union-attr]  # the state says that it is set
-        if self._complete and self._state == _BODY:
-            self._finish()
-
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
-        if self._transport is not None and self._keep_alive:
-            self.resume()
+        if self._keep_alive and self.is_open:
+            if self._paused:
+                self.resume()
             self._state = _IDLE
             self._complete, self._in_head = False, True
             self._framing, self._length, self._is_sse = Framing.NONE, b"", False

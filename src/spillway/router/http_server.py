@@ -203,7 +203,7 @@ class ClientConnection(asyncio.Protocol):
             return
         key = name.lower()
         if key not in _OWN_HEADERS:
-            request.lines.append(b"%b: %b\r\n" % (name, value))
+            request.lines.append(name + b": " + value + b"\r\n")
         elif key == b"connection" and key in request.own:  # a list may come in pieces
             request.own[key] += b", " + value
         else:
@@ -268,8 +268,13 @@ class ClientConnection(asyncio.Protocol):
         close = close or not request.keep_alive or self.is_last
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
         head = b"%bcontent-length: %d\r\n%b" % (lines, len(body), end)
-        self.transport.writelines((status_line(status), head, body))
+        self.send(status_line(status) + head + body)
         self.answered(close=close)
+
+    def send(self, data: bytes) -> None:
+        """Write bytes of an answer, unless the client has just gone (uvloop would raise)."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def refuse(self, request: Request, error: RequestError, lines: bytes = b"") -> None:
         """Answer a bad request with an OpenAI error body."""
@@ -289,6 +294,7 @@ class ClientConnection(asyncio.Protocol):
         if close:
             self._closing = True
             self._queue = None
+            self.deadline_s = self._front.now_s + self._front.settings.client_stall_s
             self.transport.close()
             return
         settings = self._front.settings
@@ -326,7 +332,7 @@ class ClientConnection(asyncio.Protocol):
         self._serving = False
         if self._closing or self._busy:
             return
-        if self._paused:
+        if self._paused and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
         if self._fault is not None:
@@ -344,6 +350,8 @@ class ClientConnection(asyncio.Protocol):
         assert fault is not None
         self._closing = True
         self._front.on_bad_request(fault.status)
+        if self.transport.is_closing():
+            return
         body = error_body(fault.status, str(fault))
         head = b"%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (JSON_TYPE, len(body))
         self.transport.writelines((status_line(fault.status), head, body))
@@ -354,7 +362,7 @@ class ClientConnection(asyncio.Protocol):
         if value.lower() != b"100-continue":
             self._fault = RequestError("only Expect: 100-continue is understood", status=417)
         elif not self._busy and not self._queue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _too_large(self) -> RequestError:
         limit = self._front.settings.body_bytes_max

@@ -138,8 +138,10 @@ class ReportStream:
         self._failures = 0
         self._shell.metrics.reports[self._spec.node_id] += 1
         state = to_state(report, now_s, self._shell.router_id)
-        # Its name is the one in our configuration, whatever the engine calls itself.
-        self._shell.tell(NodeReported(state._replace(node_id=self._spec.node_id)))
+        node_id = self._spec.node_id
+        if state.node_id != node_id:  # its name is ours to give, whatever the engine calls itself
+            state = state._replace(node_id=node_id)
+        self._shell.tell(NodeReported(state))
 
     def _count_dropped(self, kind: str) -> None:
         self._shell.metrics.reports_dropped[self._spec.node_id, kind] += 1

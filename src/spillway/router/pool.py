@@ -117,11 +117,12 @@ class NodePool:
         self.sweep(inf)
 
     def _begin(self, sink: AnswerSink, head: bytes, body: bytes) -> UpstreamConnection:
-        if self._idle:
+        while self._idle:
             conn = self._idle.pop()
-            self.reused += 1
-            conn.begin(sink, head, body)
-            return conn
+            if conn.is_open:
+                self.reused += 1
+                conn.begin(sink, head, body)
+                return conn
         conn = UpstreamConnection(self)
         conn.begin(sink, head, body)
         self._open(conn)

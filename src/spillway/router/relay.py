@@ -18,7 +18,15 @@ from spillway.core.types import NodeId, RequestView
 from spillway.router.fetch import Unchunker
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.http_server import ClientConnection, Request, status_line
-from spillway.wire.openai import Fields, ParsedBody, error_body, usage_count
+from spillway.wire.openai import (
+    COMPLETION_TOKENS,
+    PROMPT_TOKENS,
+    Fields,
+    ParsedBody,
+    error_body,
+    usage_count,
+)
+from spillway.wire.report import TBT_HEADER, TTFT_HEADER
 
 # What the client is told of a decision, by route and reason.
 DECIDED_LINES = {
@@ -27,6 +35,7 @@ DECIDED_LINES = {
     for route in (Route.PREFILL, Route.DEFLECTED)
     for reason in Reason
 }
+TARGET_LINES = f"{TTFT_HEADER}: %g\r\n{TBT_HEADER}: %g\r\n".encode()
 TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
@@ -108,12 +117,8 @@ class Exchange:
         self.prompt_bytes = prompt_bytes
         self.view = view
         self.id_line = id_line
-        self.headers = b"%b%bx-slo-ttft-ms: %g\r\nx-slo-tbt-ms: %g\r\n" % (
-            b"".join(request.lines),
-            id_line,
-            view.slo.ttft_s * 1000,
-            view.slo.tbt_s * 1000,
-        )
+        targets = TARGET_LINES % (view.slo.ttft_s * 1000, view.slo.tbt_s * 1000)
+        self.headers = b"".join((*request.lines, id_line, targets))
         self.body = request.body
         self.kv_params = b""
         self.leg: UpstreamConnection | None = None
@@ -152,7 +157,10 @@ class Exchange:
         if self.started:
             self.reads += 1
             self._remember(data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:])
-            self._write(data)
+            try:
+                self._write(data)
+            except RuntimeError:  # uvloop's word for a client that has just gone, as we will hear
+                self.drop_leg()
         else:
             self._start(data)
 
@@ -161,7 +169,7 @@ class Exchange:
         if not self.started:
             self._start(b"")
         if self._framing is Framing.UNTIL_CLOSE and not self.request.http10:
-            self.conn.transport.write(LAST_CHUNK)
+            self.conn.send(LAST_CHUNK)
         assert self._head is not None
         self.owner.finished(self, self._head.status)
         self.conn.answered(close=self._close)
@@ -214,11 +222,11 @@ class Exchange:
 
     def output_tokens(self) -> int:
         """Return the completion tokens that the end of the answer states, or 0."""
-        return usage_count(b"".join(self._tail), b"completion_tokens")
+        return usage_count(b"".join(self._tail), COMPLETION_TOKENS)
 
     def prompt_tokens(self) -> int:
         """Return the prompt tokens that the end of the answer states, or 0."""
-        return usage_count(b"".join(self._tail), b"prompt_tokens")
+        return usage_count(b"".join(self._tail), PROMPT_TOKENS)
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -234,19 +242,19 @@ class Exchange:
         elif request.http10 and head.framing is not Framing.NONE:
             framing, self._close = b"", True
             if head.framing is Framing.CHUNKED:
-                self._write = _unchunked(transport.write)
+                self._write = _unchunked(self.conn.send)
         elif head.framing is Framing.NONE:
             framing = b"" if head.status in (204, 304) else b"content-length: 0\r\n"
         else:
             framing = b"transfer-encoding: chunked\r\n"
             if head.framing is Framing.UNTIL_CLOSE:
-                self._write = _chunked(transport.write)
+                self._write = _chunked(self.conn.send)
         end = b"connection: close\r\n\r\n" if self._close else b"\r\n"
         first = (status_line(head.status), *head.lines, self.decided_lines, framing, end)
         if self._write == transport.write:  # one system call for the head and the first bytes
-            transport.write(b"".join((*first, data)))
+            self.conn.send(b"".join((*first, data)))
         else:
-            transport.write(b"".join(first))
+            self.conn.send(b"".join(first))
             if data:
                 self._write(data)
         self._remember(data[-TAIL_BYTES:])
@@ -263,11 +271,10 @@ class Exchange:
         frame = b"data: " + error + b"\n\n"
         if not tail.endswith(b"\n\n"):  # the event that was cut ends here
             frame = b"\n\n" + frame
-        write = self.conn.transport.write
         if self.request.http10:
-            write(frame)
+            self.conn.send(frame)
         elif self._clean_cut or self._framing is Framing.UNTIL_CLOSE:
-            write(b"%x\r\n%b\r\n%b" % (len(frame), frame, LAST_CHUNK))
+            self.conn.send(b"%x\r\n%b\r\n%b" % (len(frame), frame, LAST_CHUNK))
         else:
             self._break_off()
             return

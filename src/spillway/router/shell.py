@@ -23,7 +23,6 @@ from spillway.core.events import (
     FirstToken,
     LegFailed,
     LogDecision,
-    NodeLost,
     PrefillFinished,
     RequestArrived,
     RequestFinished,
@@ -306,9 +305,8 @@ class Shell:
             if silent_s > limit_s:
                 leg.fail(Fault.SILENT)
 
-    def node_lost(self, node_id: NodeId, reason: str) -> None:
-        """Take a node out of use, and give up on its legs that have brought nothing yet."""
-        self.tell(NodeLost(node_id, reason))
+    def give_up_waiting(self, node_id: NodeId) -> None:
+        """Move on what waits for the first byte of a node that will not send it."""
         for exchange in list(self.live.values()):
             if exchange.node_id == node_id and not exchange.started and exchange.leg is not None:
                 exchange.leg.fail(Fault.SILENT)

@@ -90,7 +90,7 @@ def _count_ids(prompt: bytes) -> int:
     if first == b'"':
         try:
             _TEXTS.decode(prompt)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise _not_a_prompt() from None
         return 0
     if not (first.isdigit() or first == b"[") or any(sign in prompt for sign in _NOT_IDS):
