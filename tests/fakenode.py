@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from builders import make_spec
 from spillway.core.types import Role
 
-KV_PARAMS = '{"do_remote_prefill":true, "remote_host":"10.0.0.9","remote_block_ids":[1,2],"x":1.50}'
+KV_PARAMS = (
+    '{"do_remote_prefill":true, "remote_host":"10.0.0.9","remote_block_ids":[[1,2]],"x":1.50,'
+    '"remote_port":5600,"remote_engine_id":"e", "remote_request_id":"r","tp_size":1}'
+)
 
 
 @dataclass

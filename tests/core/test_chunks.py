@@ -75,6 +75,7 @@ batches = st.tuples(
 )
 
 
+@pytest.mark.slow
 @given(batches)
 def test_a_plan_is_the_run_length_code_of_asking_step_by_step(batch: tuple) -> None:
     assume(batch[4] <= 3000 or batch[7] >= 16)  # keeps the walk short
@@ -91,6 +92,7 @@ def test_a_plan_is_the_run_length_code_of_asking_step_by_step(batch: tuple) -> N
     assert plan.steps == len(sizes)
 
 
+@pytest.mark.slow
 @given(batches)
 def test_inv_4_no_step_of_a_plan_exceeds_the_budget(batch: tuple) -> None:
     profile, seqs, kv_tokens, context, _, budget_s, _, _ = batch
@@ -113,6 +115,7 @@ def test_inv_4_no_step_of_a_plan_exceeds_the_budget(batch: tuple) -> None:
         at += steps
 
 
+@pytest.mark.slow
 @given(batches, st.sampled_from((0, 1, 2, 3)))
 def test_inv_5_the_chunks_sum_to_the_prompt_in_multiples(batch: tuple, sizes_max: int) -> None:
     *_, prompt, _, cap, multiple = batch
@@ -126,6 +129,7 @@ def test_inv_5_the_chunks_sum_to_the_prompt_in_multiples(batch: tuple, sizes_max
     assert all(0 < chunk <= cap for chunk in flat)
 
 
+@pytest.mark.slow
 @given(batches)
 def test_the_next_chunk_is_the_largest_safe_one(batch: tuple) -> None:
     profile, seqs, kv_tokens, context, prompt, budget_s, cap, multiple = batch
@@ -141,6 +145,7 @@ def test_the_next_chunk_is_the_largest_safe_one(batch: tuple) -> None:
     assert chunk == max(safe, default=0)
 
 
+@pytest.mark.slow
 @given(batches, st.floats(1.0, 3.0))
 def test_inv_16_a_looser_budget_never_shortens_the_chunk(batch: tuple, factor: float) -> None:
     *head, budget_s, cap, multiple = batch
@@ -148,6 +153,7 @@ def test_inv_16_a_looser_budget_never_shortens_the_chunk(batch: tuple, factor: f
     assert next_chunk_tokens(*head, budget_s * factor, cap, multiple) >= tight
 
 
+@pytest.mark.slow
 @given(batches)
 def test_a_coarse_plan_is_safe_and_not_much_slower(batch: tuple) -> None:
     """Fewer distinct sizes: what the router asks for, so that a decision costs the same always."""
@@ -228,6 +234,7 @@ def printed_walk(
     return sizes
 
 
+@pytest.mark.slow
 @given(sp.profiles(), sp.decode_seqs, sp.kv_tokens, sp.prompt_tokens, sp.budgets_s)
 def test_the_printed_rule_is_its_literal_walk(
     profile: LatencyProfile, seqs: int, kv_tokens: int, prompt: int, budget_s: float
@@ -271,6 +278,7 @@ def test_an_empty_backlog_drains_at_once_and_an_unsafe_one_never() -> None:
     assert drain_s(A100_8B, 64, 200_000, 1000, 500_000.0, over_s, 2048, 64) == inf
 
 
+@pytest.mark.slow
 @given(batches)
 def test_draining_one_prompt_takes_at_most_two_steps_more_than_its_plan(batch: tuple) -> None:
     """Where neither context nor batch makes a step longer, so that one size is the right size."""
@@ -291,6 +299,7 @@ def test_draining_one_prompt_takes_at_most_two_steps_more_than_its_plan(batch: t
     assert plan.execute_s * (1 - 1e-9) <= took_s <= plan.execute_s + 2 * plan.step_s_max
 
 
+@pytest.mark.slow
 @given(batches, st.integers(1, 20_000))
 def test_a_longer_backlog_never_drains_sooner(batch: tuple, more: int) -> None:
     profile, seqs, kv_tokens, context, prompt, budget_s, cap, multiple = batch

@@ -55,6 +55,18 @@ def test_without_a_queue_nothing_is_deflected_however_idle_the_decode_node() -> 
     assert decision.estimate == remote_estimate(make_request(), prefill_node(), decode_node())
 
 
+def test_only_as_many_nodes_are_estimated_as_matter() -> None:
+    """Work counts: one without pressure, else `plans_max` of either pool."""
+    idle = [prefill_node(0.0, f"p{at}") for at in range(6)]
+    busy = [prefill_node(3.0 + at, f"p{at}") for at in range(6)]
+    decode = [decode_node(f"d{at}", decode_seqs=1, tbt_s_min=0.06) for at in range(6)]
+    assert len(decide(*idle, *decode).candidates) == 1
+    assert len(decide(*busy, *decode).candidates) == 4 + 4
+    narrow = decide(*busy, *decode, policy=Headroom(plans_max=2))
+    assert len(narrow.candidates) == 2 + 2
+    assert narrow.route is Route.DEFLECTED
+
+
 @pytest.mark.parametrize(("beyond_s", "pressed"), [(-1e-6, False), (1e-6, True)])
 def test_pressure_begins_where_the_wait_exceeds_one_full_prefill_step(
     beyond_s: float, pressed: bool
@@ -258,6 +270,7 @@ def exhaustive_s(request: RequestView, cluster: ClusterView) -> float:
     return best_s
 
 
+@pytest.mark.slow
 @given(fleets())
 def test_pruning_finds_a_deflection_whenever_there_is_one_and_nearly_the_best(
     fleet: tuple[RequestView, ClusterView],
@@ -277,6 +290,7 @@ def test_pruning_finds_a_deflection_whenever_there_is_one_and_nearly_the_best(
 # --- INV-15 ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     sp.requests(("p0", "p1", "p2")),
     st.lists(
@@ -284,10 +298,13 @@ def test_pruning_finds_a_deflection_whenever_there_is_one_and_nearly_the_best(
     ),
     st.lists(sp.decode_nodes(), min_size=1, max_size=3),
 )
-def test_inv_15_without_an_eligible_decode_node_it_is_least_loaded_decision_by_decision(
+def test_inv_15_without_an_eligible_decode_node_it_is_least_loaded_but_for_its_rank(
     request: RequestView, prefill: list[tuple[float, int]], decode: list[NodeView]
 ) -> None:
-    """On links that are not the bottleneck: where they are, headroom knows and least-loaded not."""
+    """On links that are not the bottleneck: where they are, headroom knows and least-loaded not.
+
+    The rank that spares estimates knows no packing and no attention, which is worth one step.
+    """
     nodes = []
     for at, (factor, backlog_tokens) in enumerate(prefill):
         profile = make_profile(step_base_s=A100_8B.step_base_s * factor)
@@ -295,12 +312,15 @@ def test_inv_15_without_an_eligible_decode_node_it_is_least_loaded_decision_by_d
         if backlog_tokens:
             sp.load_backlog(node, 1, backlog_tokens, NOW_S)
         nodes.append(node)
+    step_s = max(node.spec.full_step_s for node in nodes)
     for at, node in enumerate(decode):
         spec = replace(node.spec, node_id=f"d{at}", chunk_mode=ChunkMode.UNKNOWN)
         nodes.append(replace(node, spec=spec, kv_capacity_tokens=0))
     cluster = make_cluster(*nodes, now_s=NOW_S)
     ours, baseline = HEADROOM.decide(request, cluster), LeastLoaded().decide(request, cluster)
     assert ours.route is baseline.route
-    assert ours.prefill_node_id == baseline.prefill_node_id
     assert ours.decode_node_id == baseline.decode_node_id
-    assert ours.estimate == baseline.estimate
+    assert ours.estimate.total_s <= baseline.estimate.total_s + step_s
+    if ours.reason is not Reason.NO_PRESSURE:  # every prefill node was estimated in full
+        assert ours.prefill_node_id == baseline.prefill_node_id
+        assert ours.estimate == baseline.estimate

@@ -22,6 +22,7 @@ from spillway.core.invariants import check_decision, check_dispatcher, walk_plan
 from spillway.core.kairos import KairosPaper
 from spillway.core.latency import step_s
 from spillway.core.lifecycle import State
+from spillway.core.policies.colocated import Colocated
 from spillway.core.types import ClusterView, Role
 
 REQUEST = make_request()
@@ -217,6 +218,16 @@ def test_an_unguarded_deflection_may_exceed_the_target_but_must_say_so() -> None
     check_decision(decision, REQUEST, cluster)
     with pytest.raises(InvariantViolation, match=r"INV-4: a step of .* on d0 exceeds"):
         check_decision(decision._replace(reason=Reason.FASTER_ON_DECODE), REQUEST, cluster)
+
+
+def test_only_a_policy_that_never_parts_prompt_and_decode_may_decode_on_a_prefill_node() -> None:
+    cluster = replace(fleet(), decode=(replace(fleet().decode[0], over_budget=True),))
+    cluster.prefill[0].backlog_tokens = cluster.prefill[0].backlog_prompts = 0
+    decision = Colocated().decide(REQUEST, cluster)
+    assert (decision.reason, decision.decode_node_id) == (Reason.COLOCATED, "p0")
+    check_decision(decision, REQUEST, cluster)
+    with pytest.raises(InvariantViolation, match="INV-19: p0 was chosen, but is not in"):
+        check_decision(decision._replace(reason=Reason.BEST_SCORE), REQUEST, cluster)
 
 
 def test_walking_a_plan_adds_a_token_per_stream_and_step() -> None:

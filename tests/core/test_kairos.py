@@ -13,6 +13,7 @@ from spillway.core.chunks import plan_from_sizes
 from spillway.core.decide import Candidate, Decision, Reason, Route
 from spillway.core.kairos import KairosPaper
 from spillway.core.latency import prefill_s, token_pairs
+from spillway.core.placement import safe_plan
 from spillway.core.types import ClusterView, NodeView, Role
 
 SIZES = KairosPaper().sizes_tokens
@@ -206,3 +207,18 @@ def test_kv_room_plays_no_part_in_the_printed_rule() -> None:
     cluster = make_cluster(make_node("p0", Role.PREFILL), decode)
     assert KairosPaper().decide(make_request(), cluster).route is Route.DEFLECTED
     assert decode.tbt_s_min == inf
+
+
+def test_closed_loop_the_schedule_is_the_nodes_own_and_the_rest_as_printed() -> None:
+    decode = make_node("d0", decode_seqs=20, kv_used_tokens=20_000, tbt_s_min=0.06)
+    prefill = make_node("p0", Role.PREFILL)
+    sp.load_backlog(prefill, 1, 8000, 0.0)
+    cluster = make_cluster(prefill, decode)
+    printed = KairosPaper().decide(make_request(), cluster)
+    closed = KairosPaper(literal=False).decide(make_request(), cluster)
+    assert printed.execute_plan
+    assert not closed.execute_plan
+    assert closed.plan == safe_plan(make_request(), decode) != printed.plan
+    assert closed.candidates[0] == printed.candidates[0]  # the prefill path's printed estimate
+    decode.tbt_s_min = 0.01
+    assert KairosPaper(literal=False).decide(make_request(), cluster).route is Route.PREFILL

@@ -115,6 +115,7 @@ def searched_chunk(
     return low
 
 
+@pytest.mark.slow
 @given(sp.profiles(), sp.decode_seqs, sp.kv_tokens, sp.context_tokens, sp.budgets_s)
 def test_the_root_is_the_largest_chunk_that_fits(
     profile: LatencyProfile, seqs: int, kv_tokens: int, context: int, budget_s: float

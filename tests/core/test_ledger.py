@@ -11,6 +11,7 @@ from spillway.core.chunks import drain_s
 from spillway.core.errors import InvariantViolation
 from spillway.core.latency import prefill_s, token_pairs
 from spillway.core.ledger import (
+    UNSEEN_MIN,
     Entry,
     Ledger,
     NodeLedger,
@@ -192,14 +193,16 @@ def test_dispatches_after_a_report_come_on_top_of_it() -> None:
     assert backlog(node) == (0, 700)
 
 
-def test_what_ended_before_a_report_saw_it_is_not_added_to_it() -> None:
+@pytest.mark.parametrize("first", [True, False])
+def test_what_ended_before_a_report_saw_it_is_not_added_to_it(first: bool) -> None:
     node = prefill_ledger()
     node.report(make_state("p0", taken_at_s=1.0))
-    gone, _ = book_prompt(node, 1, 100), book_prompt(node, 2, 200)
+    entries = [book_prompt(node, 1, 100), book_prompt(node, 2, 200), book_prompt(node, 3, 400)]
+    gone = entries[0 if first else 1]
     node.end(gone, 1.5)
-    assert backlog(node) == (1, 200)
-    node.report(make_state("p0", taken_at_s=2.0, dispatch_seen=1))
-    assert backlog(node) == (1, 200)
+    assert backlog(node) == (2, 700 - gone.tokens)
+    node.report(make_state("p0", taken_at_s=2.0, dispatch_seen=2))
+    assert backlog(node) == (1, 400)
 
 
 def test_a_report_that_a_later_one_has_overtaken_changes_nothing() -> None:
@@ -213,17 +216,32 @@ def test_a_report_that_a_later_one_has_overtaken_changes_nothing() -> None:
     assert backlog(node) == (0, 50)
 
 
-def test_a_pulled_stream_counts_beside_the_report_until_its_first_token() -> None:
-    """From then on the node's own reports count it."""
+def test_a_pulled_stream_counts_beside_a_report_that_has_not_seen_it() -> None:
     node = decode_ledger()
     entry = book_stream(node, 1, 500)
-    node.report(make_state(taken_at_s=1.0, dispatch_seen=1, decode_seqs=10, kv_used_tokens=9000))
+    node.report(make_state(taken_at_s=1.0, dispatch_seen=0, decode_seqs=10, kv_used_tokens=9000))
     assert (node.view.decode_seqs, node.view.kv_used_tokens) == (11, 9500)
-    node.first_token(entry, 2.0)
     node.report(make_state(taken_at_s=3.0, dispatch_seen=1, decode_seqs=11, kv_used_tokens=9600))
     assert (node.view.decode_seqs, node.view.kv_used_tokens) == (11, 9600)
     node.end(entry, 4.0)
     assert (node.view.decode_seqs, node.view.kv_used_tokens) == (11, 9600)
+
+
+def test_the_own_book_is_a_floor_while_a_node_still_pulls_what_it_was_sent() -> None:
+    node = decode_ledger()
+    entry = book_stream(node, 1, 500)
+    node.report(make_state(taken_at_s=1.0, dispatch_seen=1, decode_seqs=0, kv_used_tokens=0))
+    assert (node.view.decode_seqs, node.view.kv_used_tokens) == (1, 500)
+    node.end(entry, 2.0)
+    assert (node.view.decode_seqs, node.view.kv_used_tokens) == (0, 0)
+
+
+def test_what_ended_behind_one_long_stream_is_forgotten_without_any_report() -> None:
+    node = decode_ledger()
+    book_stream(node, 1, 500)
+    for dispatch_id in range(2, 1002):
+        node.end(book_stream(node, dispatch_id, 500), 1.0)
+    assert len(node._unseen) < 100
 
 
 def test_the_strictest_target_is_that_of_the_report_or_of_the_own_streams() -> None:
@@ -255,14 +273,19 @@ def test_a_backlog_for_which_no_chunk_is_safe_has_no_end() -> None:
     assert node.view.backlog_until_s == inf
 
 
-def test_a_silent_node_keeps_no_record_of_what_has_ended() -> None:
+@pytest.mark.parametrize("one_stays", [True, False])
+def test_a_silent_node_keeps_no_record_of_what_has_ended(one_stays: bool) -> None:
     """Else a node whose reports stop would make the book grow with every request."""
-    node = prefill_ledger()
-    node.report(make_state("p0"))
-    for dispatch_id in range(1, 200):
-        node.end(book_prompt(node, dispatch_id), 1.0)
-    assert len(node._unseen) == 0
+    node = decode_ledger()
+    node.report(make_state())
+    if one_stays:
+        book_stream(node, 1)
+    for dispatch_id in range(2, 400):
+        book = book_prompt if dispatch_id % 2 else book_stream
+        node.end(book(node, dispatch_id), 1.0)
+    assert len(node._unseen) <= (UNSEEN_MIN + 3 if one_stays else 0)
     assert backlog(node) == (0, 0)
+    assert node.view.decode_seqs == one_stays
 
 
 def test_a_restarted_node_is_believed_empty_but_for_what_was_sent_and_has_not_ended() -> None:

@@ -132,6 +132,7 @@ def test_on_a_stock_engine_only_its_own_chunk_size_counts() -> None:
     assert unguarded.chunks == ((2000, 1),)
 
 
+@pytest.mark.slow
 @given(sp.situations())
 def test_inv_4_a_safe_plan_keeps_every_step_within_the_budget(
     situation: tuple[RequestView, ClusterView],
@@ -147,6 +148,7 @@ def test_inv_4_a_safe_plan_keeps_every_step_within_the_budget(
 # --- rankings --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(sp.situations())
 def test_the_least_loaded_decode_node_is_that_of_a_plain_search(
     situation: tuple[RequestView, ClusterView],
@@ -178,6 +180,7 @@ def test_without_any_target_a_usable_decode_node_is_still_found() -> None:
     assert least_loaded_decode(make_request(tbt_s=inf), make_cluster(node)) is node
 
 
+@pytest.mark.slow
 @given(sp.situations())
 def test_the_soonest_prefill_node_is_that_of_a_plain_search(
     situation: tuple[RequestView, ClusterView],

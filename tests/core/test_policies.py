@@ -14,27 +14,54 @@ from hypothesis import strategies as st
 
 import strategies as sp
 from builders import make_cluster, make_node, make_request
-from spillway.core.decide import Policy, Route
+from spillway.core.decide import Policy, Reason, Route
 from spillway.core.errors import ConfigError, InvariantViolation
 from spillway.core.invariants import check_decision
-from spillway.core.policies import POLICIES, POLICY_NAMES, build_policy
+from spillway.core.policies import (
+    POLICIES,
+    POLICY_NAMES,
+    build_policy,
+    option_text,
+    policy_options,
+)
 from spillway.core.types import ClusterView, RequestView, Role
 
 BETA = 1.2
 VARIANTS: dict[str, tuple[dict[str, object], ...]] = {
     "round-robin": ({},),
     "least-loaded": ({},),
+    "power-of-two": ({}, {"choices": 1}),
     "threshold": (
         {},
         {"backlog_tokens_min": 0, "prompt_tokens_max": 500},
         {"backlog_tokens_min": 100, "prompt_tokens_max": 5000, "both": True},
     ),
+    "dynamo-isl-bounding": ({}, {"isl_frac_max": 1.1, "decode_busy_frac": 0.9}),
+    "dynamo-prefill-load": ({}, {"busy_factor": 0.0, "block_tokens": 16, "seq_blocks": 2.0}),
+    "dynamo-isl-or-load": ({"isl_frac_max": 1.1}, {"busy_factor": 1.0, "decode_busy_frac": 0.5}),
+    "llmd-prefix": ({}, {"uncached_tokens_min": 0}, {"prompt_tokens_min": 5000}),
+    "splitwise-mixed": ({}, {"pending_tokens_max": 100}),
+    "sangam": ({}, {"overload_tokens": 500}),
+    "xllm": ({}, {"target_ttft_s": 0.01, "target_tbt_s": 0.2, "apart": False}),
+    "ppd": ({}, {"append_tokens_max": 0, "tbt_factor": 0.1}),
+    "taichi-lite": ({}, {"short_tokens_max": 40_000, "chunk_tokens": 64}),
+    "colocated": ({}, {"whole_cluster": False, "chunk_tokens": 2048}),
+    "least-ttft": ({}, {"nodes_max": 2}),
+    "externality": ({}, {"own": False}, {"residents": False, "nodes_max": 1}),
     "kairos-paper": (
         {},
+        {"literal": False},
         {"beta": BETA, "exclusive": False},
         {"alpha": 1.0, "clamp_chunk": False, "sizes_tokens": [512, 64]},
     ),
-    "headroom": ({}, {"deflections_max": 1, "margin_max": 1.0}, {"plans_max": 1}),
+    "kairos-adapted": ({}, {"exclusive": False, "beta": 1.0, "alpha": 1.3}),
+    "headroom": (
+        {},
+        {"deflections_max": 1, "margin_max": 1.0},
+        {"plans_max": 1},
+        {"pressure": False, "transfer": False},
+        {"prefix": False, "kv_admission": False},
+    ),
 }
 ALL: tuple[Policy, ...] = tuple(
     build_policy(name, options) for name, many in VARIANTS.items() for options in many
@@ -100,7 +127,7 @@ def test_inv_14_nothing_is_deflected_to_a_node_that_has_been_silent_for_too_long
     situation: tuple[RequestView, ClusterView], silent_s: float
 ) -> None:
     request, cluster = situation
-    for node in cluster.decode:
+    for node in (*cluster.decode, *cluster.prefill):
         node.reporting = True
         node.heard_at_s = cluster.now_s - silent_s * cluster.report_age_max_s
     for policy in ALL:
@@ -118,7 +145,7 @@ def test_a_node_that_is_down_gets_nothing(situation: tuple[RequestView, ClusterV
         picked = policy.pick_decode(request, cluster)
         assert {decision.prefill_node_id, decision.decode_node_id, picked} <= usable | {None}
         assert (picked is None) == none_decodes
-        if none_decodes:
+        if none_decodes and decision.reason is not Reason.COLOCATED:
             assert decision.route is Route.REJECTED
 
 
@@ -134,7 +161,7 @@ def test_without_prefill_nodes_every_policy_deflects_where_that_is_safe(policy: 
     cluster = make_cluster(make_node("p0", Role.PREFILL, usable=False), make_node("d0"))
     decision = policy.decide(make_request(), cluster)
     assert (decision.route, decision.decode_node_id) == (Route.DEFLECTED, "d0")
-    assert not decision.execute_plan
+    assert decision.execute_plan == (decision.reason is Reason.COLOCATED)
 
 
 # --- INV-7: no oracle ------------------------------------------------------------------------
@@ -167,6 +194,50 @@ def test_inv_7_no_policy_input_tells_a_true_output_length() -> None:
 # --- building by name ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("headrom", "headroom"),
+        ("kairos", "kairos-paper"),
+        ("dynamo-isl-bound", "dynamo-isl-bounding"),
+        ("headroom:presure=off", "pressure"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_what_was_probably_meant(text: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        build_policy(text)
+    with pytest.raises(ConfigError) as found:
+        build_policy("zzz")
+    assert "did you mean" not in str(found.value)
+
+
+def test_switches_behind_the_name_are_options() -> None:
+    text = "kairos-paper:alpha=2,exclusive=off,literal=true,sizes_tokens=512+64,beta=1.5"
+    options: dict[str, object] = {"alpha": 2.0, "exclusive": False, "beta": 1.5}
+    assert build_policy(text) == build_policy("kairos-paper", options | {"sizes_tokens": [512, 64]})
+    assert build_policy("headroom:") == build_policy("headroom")
+
+
+@pytest.mark.parametrize("name", POLICY_NAMES)
+def test_every_default_is_written_as_it_is_read(name: str) -> None:
+    options = policy_options(POLICIES[name])
+    text = ",".join(f"{key}={option_text(value)}" for key, value in options.items())
+    assert build_policy(f"{name}:{text}") == build_policy(name)
+
+
+@pytest.mark.parametrize(
+    "switches", ["pressure", "pressure=", "=off", "pressure=off,pressure=on", "a=1,,b=2"]
+)
+def test_switches_that_are_not_understood_are_refused(switches: str) -> None:
+    with pytest.raises(ConfigError, match="NAME:OPTION=VALUE"):
+        build_policy(f"headroom:{switches}")
+
+
+def test_a_switch_and_an_option_must_not_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"'pressure' is given twice"):
+        build_policy("headroom:pressure=off", {"pressure": False})
+
+
 def test_an_unknown_policy_is_refused_with_what_exists() -> None:
     with pytest.raises(ConfigError, match=r"'best'.*round-robin.*headroom"):
         build_policy("best")
@@ -189,6 +260,7 @@ def test_an_unknown_option_is_refused_with_what_exists() -> None:
         ("kairos-paper", "sizes_tokens", [512, "256"], "list of whole numbers"),
         ("threshold", "backlog_tokens_min", 1.5, "int"),
         ("headroom", "deflections_max", None, "int"),
+        ("xllm", "target_ttft_s", "soon", "float"),
     ],
 )
 def test_an_option_of_the_wrong_type_is_refused(
@@ -209,6 +281,29 @@ def test_an_option_of_the_wrong_type_is_refused(
         ("kairos-paper", {"sizes_tokens": [128, 0]}),
         ("threshold", {"backlog_tokens_min": -1}),
         ("threshold", {"backlog_tokens_min": 0}),
+        ("power-of-two", {"choices": 0}),
+        ("dynamo-isl-bounding", {"isl_tokens_max": -1}),
+        ("dynamo-isl-or-load", {"isl_frac_max": inf}),
+        ("dynamo-prefill-load", {"busy_factor": -0.1}),
+        ("dynamo", {"block_tokens": 0}),
+        ("dynamo", {"seq_blocks": inf}),
+        ("dynamo", {"decode_busy_frac": 1.1}),
+        ("llmd-prefix", {"uncached_tokens_min": -1}),
+        ("llmd-prefix", {"queue_factor": inf}),
+        ("splitwise-mixed", {"pending_tokens_max": 0}),
+        ("sangam", {"overload_tokens": 0}),
+        ("xllm", {"target_ttft_s": -1.0}),
+        ("xllm", {"target_tbt_s": inf}),
+        ("ppd", {"append_tokens_max": -1}),
+        ("ppd", {"tbt_factor": -1.0}),
+        ("taichi-lite", {"chunk_tokens": 0}),
+        ("taichi-lite", {"short_tokens_max": -1}),
+        ("colocated", {"chunk_tokens": 0}),
+        ("least-ttft", {"nodes_max": 0}),
+        ("externality", {"nodes_max": 0}),
+        ("externality", {"own": False, "residents": False}),
+        ("kairos-adapted", {"alpha": 0.99}),
+        ("kairos-adapted", {"beta": 0.0}),
         ("headroom", {"deflections_max": 0}),
         ("headroom", {"plans_max": 0}),
         ("headroom", {"margin_max": 0.99}),
@@ -217,7 +312,7 @@ def test_an_option_of_the_wrong_type_is_refused(
 )
 def test_an_option_out_of_range_is_refused(name: str, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=name):
-        build_policy(name, options)
+        build_policy("dynamo-isl-or-load" if name == "dynamo" else name, options)
 
 
 def test_options_arrive() -> None:

@@ -159,6 +159,7 @@ def test_a_deflected_prompt_joins_a_batch_at_the_next_step() -> None:
 # --- laws ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(sp.requests(), sp.prefill_nodes(), sp.decode_nodes(), st.integers(1, 4000))
 def test_the_parts_overlap_as_printed(
     request: RequestView, prefill: NodeView, decode: NodeView, output_tokens: int
@@ -171,6 +172,7 @@ def test_the_parts_overlap_as_printed(
     assert all(part_s >= 0.0 for part_s in estimate)
 
 
+@pytest.mark.slow
 @given(sp.requests(), sp.prefill_nodes(), sp.decode_nodes(), st.integers(1, 5000))
 def test_inv_16_a_longer_prompt_never_lowers_the_prefill_path(
     request: RequestView, prefill: NodeView, decode: NodeView, more_tokens: int
@@ -180,6 +182,7 @@ def test_inv_16_a_longer_prompt_never_lowers_the_prefill_path(
     assert via_prefill(longer, prefill, decode).total_s >= shorter_s - 1e-9
 
 
+@pytest.mark.slow
 @given(
     sp.requests(),
     sp.prefill_nodes(),
@@ -203,6 +206,7 @@ def test_inv_16_a_longer_backlog_never_lowers_the_prefill_path(
     assert via_prefill(request, longer, decode).total_s >= shorter_s - 1e-9
 
 
+@pytest.mark.slow
 @given(sp.requests(), sp.prefill_nodes(), sp.decode_nodes(), st.floats(1.0, 100.0))
 def test_inv_16_a_slower_link_never_lowers_the_prefill_path(
     request: RequestView, prefill: NodeView, decode: NodeView, factor: float

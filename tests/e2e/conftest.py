@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
 import uvloop
 
+from e2e.asking import MODEL, Reply, Wish, parse_events, parse_whole
+from e2e.wire import PATIENCE_S, Wire
 from spillway.core.dispatcher import DispatchLimits
 from spillway.core.lifecycle import State
 from spillway.core.policies import build_policy
@@ -27,12 +26,9 @@ from spillway.core.types import NodeSpec, Role, Slo
 from spillway.fakeengine.engine import EngineSettings, RunningEngine, start_engine
 from spillway.router.app import Server, serve
 from spillway.router.settings import Classes, RouterSettings
-from spillway.wire.faketext import expected_token, prompt_digest
 from spillway.wire.profile import Coefficients, ProfileFile, Provenance, write_profile_file
 
-MODEL = "fake-llama"
-LEASE_S = 0.4  # prefilled KV that nobody pulls goes soon, so that a test can see it gone
-PATIENCE_S = 5.0  # for what must come true; a test that waits in vain fails
+LEASE_S = 4.0  # of prefilled KV; a test that waits for its end sets a shorter one
 FAST_ROUTER = {
     "health_interval_s": 0.05,
     "health_timeout_s": 1.0,
@@ -77,149 +73,6 @@ def fast_profile(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-# --- what is asked, and what must come of it ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Wish:
-    """One request. kind: ids, text or chat."""
-
-    kind: str = "ids"
-    prompt_tokens: int = 20
-    output_tokens: int = 8
-    stream: bool = True
-    seed: int = 0
-    usage: bool = False
-
-    @cached_property
-    def prompt(self) -> list[int] | str:
-        if self.kind == "ids":
-            return [1000 + (self.seed * 7919 + at) % 30_000 for at in range(self.prompt_tokens)]
-        words = f"w{self.seed:03d} " * self.prompt_tokens  # five bytes each
-        return words[: 4 * self.prompt_tokens - 2] + "é"  # two bytes; four make a token
-
-    @property
-    def path(self) -> str:
-        return "/v1/chat/completions" if self.kind == "chat" else "/v1/completions"
-
-    @property
-    def body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": MODEL, "max_tokens": self.output_tokens}
-        if self.kind == "chat":
-            assert isinstance(self.prompt, str)
-            half = len(self.prompt) // 2
-            told, asked = self.prompt[:half], self.prompt[half:]
-            body["messages"] = [
-                {"role": "system", "content": told},
-                {"role": "user", "content": [{"type": "text", "text": asked}]},
-            ]
-        else:
-            body["prompt"] = self.prompt
-        if self.stream:
-            body["stream"] = True
-            if self.usage:
-                body["stream_options"] = {"include_usage": True}
-        return body
-
-    @cached_property
-    def expected(self) -> list[str]:
-        prompt = self.prompt
-        if self.kind == "chat":
-            half = len(prompt) // 2
-            prompt = f"{prompt[:half]}\n{prompt[half:]}"
-        digest = prompt_digest(prompt)
-        return [expected_token(digest, index) for index in range(self.output_tokens)]
-
-
-@dataclass
-class Reply:
-    """What came back. texts: one per event that carried text; error: the error object, if any.
-
-    broken: the connection ended before the answer did, as the client library says it.
-    """
-
-    wish: Wish
-    request_id: str
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    raw: bytes = b""
-    texts: list[str] = field(default_factory=list)
-    error: dict[str, Any] | None = None
-    done: bool = False
-    broken: str = ""
-    usage: dict[str, Any] | None = None
-
-    @property
-    def route(self) -> str:
-        return self.headers.get("x-spillway-route", "")
-
-    @property
-    def reason(self) -> str:
-        return self.headers.get("x-spillway-reason", "")
-
-    @property
-    def outcome(self) -> str:
-        if self.broken:
-            return "broken"
-        if self.error is not None:
-            return "failed" if self.status == 200 else f"http_{self.status}"
-        return "finished" if self.done else "silent"
-
-    def check(self) -> None:
-        """Assert that every token is the right one, in its place, and that the end is told."""
-        whole = self.wish.expected
-        text = "".join(self.texts)
-        if self.outcome == "finished":
-            assert text == "".join(whole), f"{self.request_id}: wrong text"
-        else:
-            assert self.outcome in ("failed", "http_502", "http_503"), (self.outcome, self.raw)
-            assert "".join(whole).startswith(text), f"{self.request_id}: wrong text before the end"
-            assert text == "".join(whole[: len(self.texts)]), "a token came in pieces"
-            assert self.error is not None
-            assert self.error["type"] == "server_error"
-            assert self.error["message"]
-        assert b"remote_" not in self.raw, "kv_transfer_params reached the client"
-        assert b"do_remote" not in self.raw
-        if self.wish.stream:
-            assert b"kv_transfer_params" not in self.raw
-
-
-def parse_events(reply: Reply) -> None:
-    """Read a whole event stream; anything that has no place in it fails."""
-    events = reply.raw.decode().split("\n\n")
-    assert events.pop() == "", f"the stream ends within an event: {reply.raw[-200:]!r}"
-    for event in events:
-        # An engine may die between [DONE] and the end of its answer; nothing else may follow it.
-        assert not reply.done or '"error"' in event, f"an event after [DONE]: {event!r}"
-        assert reply.error is None, f"an event after the error frame: {event!r}"
-        assert event.startswith("data: "), event
-        data = event.removeprefix("data: ")
-        if data == "[DONE]":
-            reply.done = True
-            continue
-        content = json.loads(data)
-        if "error" in content:
-            reply.error = content["error"]
-            continue
-        reply.usage = content.get("usage") or reply.usage
-        for choice in content["choices"]:
-            text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
-            if text:
-                reply.texts.append(text)
-
-
-def parse_whole(reply: Reply) -> None:
-    """Read a JSON answer."""
-    content = json.loads(reply.raw)
-    reply.error = content.get("error")
-    if reply.error is None:
-        assert content.get("kv_transfer_params") is None
-        (choice,) = content["choices"]
-        reply.texts = [choice["message"]["content"] if "message" in choice else choice["text"]]
-        reply.usage = content["usage"]
-        reply.done = True
-
-
 # --- the cluster -------------------------------------------------------------------------------
 
 
@@ -238,6 +91,7 @@ class Cluster:
         self.session: aiohttp.ClientSession
         self._asked = 0
         self._tasks: list[asyncio.Task[Reply]] = []
+        self._wires: list[Wire] = []
 
     async def start(
         self,
@@ -248,9 +102,14 @@ class Cluster:
         by_name: dict[str, dict[str, Any]] | None = None,
         spec: dict[str, Any] | None = None,
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
+        keep_alive: bool = True,
         **router: Any,
     ) -> None:
-        """Start engines, the router, and wait until it knows all of them."""
+        """Start engines, the router, and wait until it knows all of them.
+
+        engine, by_name: settings of all engines, of single ones. spec: what the router believes
+        instead. keep_alive: whether the client uses connections again.
+        """
         for name in names.split():
             role = Role.PREFILL if name.startswith("p") else Role.DECODE
             changes = {**(engine or {}), **(by_name or {}).get(name, {})}
@@ -260,7 +119,7 @@ class Cluster:
             )
             await self.restart(name)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
             timeout=aiohttp.ClientTimeout(total=30.0),
         )
         self.server = await serve(
@@ -285,6 +144,8 @@ class Cluster:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for wire in self._wires:
+            wire.close()
         if hasattr(self, "session"):
             await self.session.close()
         if hasattr(self, "server"):
@@ -340,6 +201,12 @@ class Cluster:
             assert is_stream == (wish.stream and reply.status == 200)
             (parse_events if is_stream else parse_whole)(reply)
         return reply
+
+    async def wire(self, receive_bytes: int = 0) -> Wire:
+        """Open a bare connection to the router. receive_bytes: its receive buffer, if not 0."""
+        wire = await Wire.open(self.server.port, receive_bytes)
+        self._wires.append(wire)
+        return wire
 
     async def page(self, path: str) -> tuple[int, bytes]:
         async with self.session.get(self.url + path) as answer:
@@ -408,13 +275,6 @@ class Cluster:
         if self.server.shell.dispatcher.live_requests == 0:
             final = sum(n for state, n in self.counts.items() if State[state].is_final)
             assert final == self.server.shell.dispatcher.arrived
-
-
-def outcomes(replies: list[Reply]) -> Counter[str]:
-    return Counter(reply.outcome for reply in replies)
-
-
-StartCluster = Callable[..., Awaitable[Cluster]]
 
 
 @pytest.fixture

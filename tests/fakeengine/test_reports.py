@@ -9,8 +9,6 @@ from spillway.core.types import Role
 from spillway.fakeengine.reports import (
     LINES_MAX,
     REPORT_INTERVAL_S,
-    ROUTERS_MAX,
-    DispatchesSeen,
     ReportPublisher,
     Subscription,
 )
@@ -85,21 +83,3 @@ async def test_a_slow_reader_loses_the_oldest_lines_and_they_are_counted():
     lines = (await subscription.next_lines()).split()
     assert [int(line) for line in lines] == list(range(3, LINES_MAX + 3))
     assert dropped["report_line"] == 3
-
-
-def test_the_highest_dispatch_of_each_router_is_kept():
-    seen = DispatchesSeen(Counter())
-    for router_id, dispatch_id in (("a", 3), ("b", 9), ("a", 2)):
-        seen.note(router_id, dispatch_id)
-    assert seen.by_router() == {"a": 3, "b": 9}
-
-
-def test_routers_unheard_for_longest_are_forgotten_and_counted():
-    dropped = Counter()
-    seen = DispatchesSeen(dropped)
-    seen.note("old", 1)
-    for number in range(ROUTERS_MAX):
-        seen.note(f"r{number}", 1)
-    assert "old" not in seen.by_router()
-    assert len(seen.by_router()) == ROUTERS_MAX
-    assert dropped["router_forgotten"] == 1

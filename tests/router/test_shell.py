@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from fakenode import KV_PARAMS
 from spillway.core.chunks import ChunkPlan
 from spillway.core.errors import InvariantViolation
 from spillway.core.events import NodeLost
@@ -37,7 +38,7 @@ async def test_the_prefill_path_takes_two_steps(bench, body) -> None:
     assert (first.json["max_tokens"], first.json["stream"]) == (1, False)
     assert first.json["custom"] == {"z": 1}
     sent = json.dumps(body).encode()
-    kv = b'{"do_remote_prefill":true, "remote_host":"10.0.0.9","remote_block_ids":[1,2],"x":1.50}'
+    kv = KV_PARAMS.encode()
     assert second.body == sent[:-1] + b',"kv_transfer_params":' + kv + b"}"
     for got in (first, second):
         assert got.headers["authorization"] == "Bearer key"

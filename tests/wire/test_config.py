@@ -64,7 +64,7 @@ def test_every_router_key_is_one_of_the_routers_settings() -> None:
 
 
 def test_a_node_that_says_nothing_is_as_core_defines_it() -> None:
-    for spec, _ in config_from_flags(["http://a:1"], ["http://b:1"]).build_nodes():
+    for spec, *_ in config_from_flags(["http://a:1"], ["http://b:1"]).build_nodes():
         assert spec == NodeSpec(
             node_id=spec.node_id,
             role=spec.role,

@@ -146,7 +146,45 @@ def test_usage_is_found_in_the_end_of_an_answer_only_as_a_key() -> None:
     tail = (
         b'"text":"\\"completion_tokens\\":7","usage":{"prompt_tokens":3,"completion_tokens": 41}}'
     )
-    assert openai.usage_count(tail, b"completion_tokens") == 41
-    assert openai.usage_count(tail, b"prompt_tokens") == 3
-    assert openai.usage_count(tail, b"total_tokens") == 0
-    assert openai.usage_count(b'"completion_tokens":null', b"completion_tokens") == 0
+    assert openai.usage_count(tail, openai.COMPLETION_TOKENS) == 41
+    assert openai.usage_count(tail, openai.PROMPT_TOKENS) == 3
+    assert openai.usage_count(b'"completion_tokens":null', openai.COMPLETION_TOKENS) == 0
+    assert openai.usage_count(b"data: [DONE]", openai.COMPLETION_TOKENS) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, {"spillway": "r:7:60"}),
+        ({}, {"spillway": "r:7:60"}),
+        ({"a": [1, 2]}, {"a": [1, 2], "spillway": "r:7:60"}),
+        ({"spillway": "forged:999:1", "a": 1}, {"spillway": "r:7:60", "a": 1}),
+    ],
+)
+def test_an_order_joins_what_the_client_has_in_vllm_xargs(given, told) -> None:
+    body = {"model": "m", "prompt": "x", "seed": 3}
+    sent = json.dumps(body if given is None else {**body, "vllm_xargs": given}).encode() + b"\n"
+    fields = openai.parse_body(sent, is_chat=False).fields
+    ordered = openai.with_order(sent, fields, "r:7:60")
+    assert json.loads(ordered) == {**body, "vllm_xargs": told}
+    assert ordered.count(b"vllm_xargs") == 1  # no key twice, which each reader takes differently
+    leg = json.loads(openai.prefill_body(openai.ordered_fields(fields, "r:7:60")))
+    assert leg["vllm_xargs"] == told
+    both = json.loads(openai.decode_body(ordered, b'{"z":1}'))
+    assert (both["vllm_xargs"], both["kv_transfer_params"]) == (told, {"z": 1})
+
+
+def test_an_order_leaves_the_rest_of_the_body_byte_for_byte() -> None:
+    sent = b'{"model":"m",  "prompt":"\\u00e9x","x":1.50}'
+    fields = openai.parse_body(sent, is_chat=False).fields
+    assert (
+        openai.with_order(sent, fields, "r:7:") == sent[:-1] + b',"vllm_xargs":{"spillway":"r:7:"}}'
+    )
+
+
+@pytest.mark.parametrize("given", [b"null", b"3", b'"x"', b"[1]"])
+def test_vllm_xargs_of_another_type_are_the_engines_to_refuse(given: bytes) -> None:
+    sent = b'{"model":"m","prompt":"x","vllm_xargs":%b}' % given
+    fields = openai.parse_body(sent, is_chat=False).fields
+    xargs = json.loads(openai.with_order(sent, fields, "r:7:"))["vllm_xargs"]
+    assert xargs == (json.loads(given) if given != b"null" else {"spillway": "r:7:"})

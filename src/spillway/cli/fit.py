@@ -95,7 +95,7 @@ def fit(
         note(f"spillway: error: refused, so {out} was not written")
         raise typer.Exit(1)
     _write(out, samples, fitted, notes)
-    print(f"Profile: {out}. Use it: spillway serve --profile {out}")
+    print(f"Profile: {out}\nUse it: spillway serve --profile {out}")
 
 
 def _fitted(
@@ -143,7 +143,7 @@ def _write(out: Path, samples: SampleFile, fitted: FitResult, notes: str) -> Non
 
 
 def _draw(path: Path, samples: SampleFile, fitted: FitResult, limit_frac: float) -> None:
-    from spillway.calib.regimes import regime
+    from spillway.calib.regimes import Regime, regime
     from spillway.cli.output import make_folder
     from spillway.report.fitplot import FitPoint, ShownFit, fit_figure
     from spillway.report.plots import write_figure
@@ -166,7 +166,7 @@ def _draw(path: Path, samples: SampleFile, fitted: FitResult, limit_frac: float)
         f"{fitted.holdout.mean_frac:.1%} on {fitted.holdout.steps} steps held out"
     )
     make_folder(path)
-    write_figure(path, fit_figure, ShownFit(title, points, limit_frac))
+    write_figure(path, fit_figure, ShownFit(title, [*Regime], points, limit_frac))
 
 
 def _show(samples: SampleFile, fitted: FitResult, verdict: Verdict) -> None:
@@ -203,7 +203,7 @@ def _law_table(fitted: FitResult) -> Grid:
     rows = []
     for one in fitted.coefficients:
         unit, per_s = next(
-            ((unit, per_s) for unit, per_s in TIME_UNITS if one.value_s * per_s >= 1),
+            ((unit, per_s) for unit, per_s in TIME_UNITS if one.high_s * per_s >= 1),
             TIME_UNITS[-1],
         )
         texts = (f"{one.value_s * per_s:.4g}", unit)
@@ -215,20 +215,18 @@ def _law_table(fitted: FitResult) -> Grid:
 def _error_table(fitted: FitResult, regions: Sequence[RegionErrors]) -> Grid:
     from spillway.report.grid import Cell, Grid
 
-    def row(
-        name: str, steps: int, errors: Errors | None, noise: Errors | None, marked: bool = False
-    ) -> tuple[Cell, ...]:
+    def row(name: str, steps: int, errors: Errors | None, noise: Errors | None) -> tuple[Cell, ...]:
         figures = [NOTHING] * 5
         if errors is not None:
             shares = (errors.mean_frac, errors.median_frac, errors.p95_frac)
             figures = [f"{errors.steps:,}", *(f"{share * 100:.1f}" for share in shares)]
             figures.append(f"{errors.bias_frac * 100:+.1f}")
         apart = NOTHING if noise is None else f"{noise.mean_frac * 100:.1f}"
-        return tuple(Cell(text, marked) for text in (name, f"{steps:,}", *figures, apart))
+        return tuple(Cell(text) for text in (name, f"{steps:,}", *figures, apart))
 
     rows = [row(one.name, one.steps, one.held_out, one.noise) for one in regions]
     everything = len(fitted.samples)
-    rows.append(row("all", everything, fitted.holdout, fitted.noise, True))
+    rows.append(row("all", everything, fitted.holdout, fitted.noise))
     rows.append(row("all that were fitted to", everything, fitted.train, None))
     head = ("kind of step", "steps", "held\nout", "mean\n%", "median\n%", "p95\n%", "bias\n%")
     return Grid((*head, "repeats\n%"), tuple(rows))

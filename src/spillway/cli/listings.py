@@ -13,19 +13,23 @@ def version() -> None:
 
 
 def policies() -> None:
-    """List the policies: how each decides where a prompt runs."""
-    from dataclasses import fields
+    """List the policies: how each decides where a prompt runs, and its switches.
 
-    from spillway.core.policies import POLICIES
+    Set switches behind the name, wherever a policy is named:
+    [bold]--policy headroom:pressure=off,deflections_max=1[/bold]
+
+    Rules, formulas and sources are in docs/policies.md.
+    """
+    from spillway.core.policies import POLICIES, option_text, policy_options
 
     for name, policy in POLICIES.items():
         about = (policy.__doc__ or "").partition("\n")[0]
-        options = ", ".join(
-            f"{field.name}={field.default}" for field in fields(policy) if field.name != "name"
+        switches = ",".join(
+            f"{key}={option_text(value)}" for key, value in policy_options(policy).items()
         )
         typer.echo(f"{typer.style(name, bold=True)}\n    {about}")
-        if options:
-            typer.echo(f"    options: {options}")
+        if switches:
+            typer.echo(f"    switches: {switches}")
 
 
 def profiles() -> None:

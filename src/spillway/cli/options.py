@@ -94,7 +94,8 @@ Policies = Annotated[
     typer.Option(
         "--policy",
         metavar="NAME",
-        help="Policy to run; give it several times to compare. See: spillway policies. "
+        help="Policy to run, with switches if you like (headroom:pressure=off); give it several "
+        "times to compare. See: spillway policies. "
         f"Default: {', '.join(COMPARED_POLICIES)}.",
         rich_help_panel=CLUSTER,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,10 +51,6 @@ KvCapacity = Annotated[
         rich_help_panel=UNTOLD,
     ),
 ]
-Body = Annotated[
-    str | None,
-    typer.Option(metavar="JSON", help="Merge this into every request.", rich_help_panel=UNTOLD),
-]
 VocabTokens = Annotated[
     int | None,
     typer.Option(
@@ -91,7 +87,6 @@ def profile(
     streams: Streams = 64,
     chunk_tokens: ChunkTokens = None,
     kv_capacity_tokens: KvCapacity = None,
-    body: Body = None,
     vocab_tokens: VocabTokens = None,
     model_config: ModelConfigFile = None,
     kv_bytes_per_token: KvBytes = None,
@@ -122,7 +117,6 @@ def profile(
         chunk_tokens=chunk_tokens,
         kv_capacity_tokens=kv_capacity_tokens,
         vocab_tokens=vocab_tokens,
-        extra_body=_object(body),
         gpu=gpu,
         dtype=dtype,
         tensor_parallel=tensor_parallel,
@@ -185,7 +179,7 @@ def _remarks(file: SampleFile) -> list[str]:
         lines.append(f"note: {head.steps_missed} steps were not reported in time and are missing")
     elif head.steps_missed:
         lines.append(
-            f"note: {head.steps_missed} prompts did not show the steps that chunks of "
+            f"note: {head.steps_missed} of the prompts did not show the steps that chunks of "
             f"{head.limits.chunk_tokens_max} tokens give, and were left out: is --chunk-tokens "
             "right?"
         )
@@ -194,18 +188,6 @@ def _remarks(file: SampleFile) -> list[str]:
             "note: the size of the KV is not known; spillway fit will ask for --kv-bytes-per-token"
         )
     return lines
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    """Return the JSON object of --body."""
-    import msgspec
-
-    from spillway.core.errors import ConfigError
-
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"--body: not a JSON object: {error}") from None
 
 
 def _kv_bytes(model_config: Path | None) -> int:

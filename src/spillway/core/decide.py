@@ -31,6 +31,8 @@ class Reason(StrEnum):
     FASTER_ON_DECODE = "faster_on_decode"
     PREFILL_BUSY = "prefill_busy"  # a threshold was crossed
     SHORT_PROMPT = "short_prompt"  # a threshold was not reached
+    BEST_SCORE = "best_score"  # by a measure of the policy's own, which guards no token gap
+    COLOCATED = "colocated"  # the policy keeps prompt and decode together, always
     NO_SAFE_DECODE_NODE = "no_safe_decode_node"  # every decode node was vetoed
     PREFILL_DOWN = "prefill_down"  # no prefill node is usable
     NO_NODE = "no_node"  # nothing can take the request
@@ -79,8 +81,9 @@ class Candidate(NamedTuple):
 class Decision(NamedTuple):
     """A choice with its explanation.
 
-    decode_node_id: for a deflection the node that runs everything; for the prefill path the node
-    the estimate assumed, chosen again when the prefill is done.
+    decode_node_id: for a deflection the node that runs everything (of the prefill pool only with
+    the reason COLOCATED); for the prefill path the node the estimate assumed, chosen again when the
+    prefill is done.
     plan: the chunk schedule of a deflection. execute_plan: the node must follow it literally.
     candidates: every candidate looked at, in the order looked at.
     """

@@ -210,7 +210,7 @@ class Dispatcher:
             return [AnswerError(request_id, 502 if not event.refused else 503, event.reason)]
         tracked.retries += 1
         if not self._source_died(tracked, event):
-            tracked.without |= {event.node_id}
+            tracked.without = self._to_avoid(tracked, event)
         self._unbook(tracked, now_s)
         # The same KV serves another decode node as long as no node has begun to consume it.
         if tracked.state is State.TRANSFERRING and event.refused and not event.kv_lost:
@@ -222,6 +222,19 @@ class Dispatcher:
         if tracked.state is not State.TRANSFERRING or not event.kv_lost:
             return False
         return not self.ledger.nodes[tracked.prefill_id].view.usable
+
+    def _to_avoid(self, tracked: _Tracked, event: LegFailed) -> frozenset[NodeId]:
+        """Return the nodes that the request is not sent to again.
+
+        A decode node that could not pull the KV need not be to blame: the KV may be gone. It is
+        avoided while there is another, and tried again when it is the only one.
+        """
+        without = tracked.without | {event.node_id}
+        if tracked.state is State.TRANSFERRING and not event.refused:
+            others = self.ledger.cluster(self.now_s, tracked.index, without).decode
+            if not any(node.usable for node in others):
+                return tracked.without
+        return without
 
     def _node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
         node = self.ledger.nodes.get(event.node_id)

@@ -22,6 +22,7 @@ from spillway.core.placement import (
     least_loaded_decode,
     mark_chosen,
     output_tokens_expected,
+    own_plan,
     safe_plan,
     state_veto,
 )
@@ -57,17 +58,31 @@ class Headroom:
              with `slack_frac` of it to spare.
     Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue,
              learned output lengths.
+    Source:  this project; its parts are known ones: booking at dispatch (Sangam, Dynamo), chunks
+             sized to slack (QoServe, DAAPC), and the test itself (arXiv 2607.02043).
     Cost:    O(prefill nodes + decode nodes), whatever the prompt. A cheap rank orders the nodes of
              either pool and only the first `plans_max` are estimated in full (only one while there
              is no pressure); nodes that the rank left out are not among the candidates.
 
+    deflections_max: prompts that may be deflected to one node at a time; 1 is the printed rule's
+        limit, that is, the ablation of the shared ledger.
     margin_max: how much slower the decode path may be while many wait (it frees the queue).
+    slack_frac: share of the TTFT target to spare with which the margin stays 1.
+    plans_max: nodes of either pool that are estimated in full.
+    pressure: ablation; off deflects whenever the decode path wins, were the prefill pool idle.
+    transfer: ablation; off takes the KV transfer for free.
+    prefix: ablation; off estimates as if no node held any of the prompt.
+    kv_admission: ablation; off deflects to a node whatever its KV room.
     """
 
     deflections_max: int = 16
     margin_max: float = 1.3
     slack_frac: float = 0.3
     plans_max: int = 4
+    pressure: bool = True
+    transfer: bool = True
+    prefix: bool = True
+    kv_admission: bool = True
     name: str = "headroom"
 
     def __post_init__(self) -> None:
@@ -79,6 +94,12 @@ class Headroom:
             raise ConfigError("headroom: slack_frac must be between 0 and 1")
 
     def decide(self, request: RequestView, cluster: ClusterView) -> Decision:
+        if self.prefix or not request.cached_tokens_by_node:
+            return self._decide(request, cluster)
+        blind = self._decide(request._replace(cached_tokens_by_node=()), cluster)
+        return _really_planned(blind, request, cluster)
+
+    def _decide(self, request: RequestView, cluster: ClusterView) -> Decision:
         output_tokens = output_tokens_expected(request, cluster)
         decode = least_loaded_decode(request, cluster)
         if decode is None:
@@ -87,16 +108,16 @@ class Headroom:
         if not prefills:
             return deflect_or_reject(request, cluster)
         side = decode_side(request, decode, output_tokens)
-        remote = _via(request, prefills[0][2], decode, cluster.now_s, side)
-        if remote.wait_s <= prefills[0][2].spec.full_step_s:
+        remote = self._via(request, prefills[0][2], decode, cluster.now_s, side)
+        if self.pressure and remote.wait_s <= prefills[0][2].spec.full_step_s:
             return _keep([remote.candidate], remote, Reason.NO_PRESSURE)
         candidates = [remote.candidate]
         for _, _, node in prefills[1 : self.plans_max]:
-            other = _via(request, node, decode, cluster.now_s, side)
+            other = self._via(request, node, decode, cluster.now_s, side)
             candidates.append(other.candidate)
             if other.total_s < remote.total_s:
                 remote = other
-        if remote.wait_s <= remote.node.spec.full_step_s:
+        if self.pressure and remote.wait_s <= remote.node.spec.full_step_s:
             return _keep(candidates, remote, Reason.NO_PRESSURE)
         margin = self._margin(request, remote)
         best = self._soonest_local(request, cluster, output_tokens, candidates)
@@ -122,6 +143,21 @@ class Headroom:
         node = least_loaded_decode(request, cluster)
         return node.spec.node_id if node else None
 
+    def _via(
+        self,
+        request: RequestView,
+        prefill: NodeView,
+        decode: NodeView,
+        now_s: float,
+        side: DecodeSide,
+    ) -> _Remote:
+        estimate = ttft_via_prefill(request, prefill, decode, now_s, side)
+        if not self.transfer:
+            estimate = estimate._replace(transfer_s=0.0)
+        candidate = Candidate(prefill.spec.node_id, decode.spec.node_id, estimate, Reason.SLOWER)
+        wait_s = estimate.queue_s + estimate.transfer_s + estimate.admission_s
+        return _Remote(prefill, candidate, estimate, estimate.total_s, wait_s)
+
     def _margin(self, request: RequestView, remote: _Remote) -> float:
         target_s = request.slo.ttft_s
         if remote.total_s <= (1 - self.slack_frac) * target_s:
@@ -146,7 +182,7 @@ class Headroom:
             if veto is None:
                 if node.backlog_prompts >= cap:
                     veto = Reason.CAP_VETO
-                elif kv_veto(request, node, output_tokens):
+                elif self.kv_admission and kv_veto(request, node, output_tokens):
                     veto = Reason.KV_VETO
                 else:
                     rank_s = 0.0 if few else _rank_s(request, node, now_s)
@@ -190,13 +226,12 @@ def _by_start(request: RequestView, cluster: ClusterView) -> list[tuple[float, N
     return ranked
 
 
-def _via(
-    request: RequestView, prefill: NodeView, decode: NodeView, now_s: float, side: DecodeSide
-) -> _Remote:
-    estimate = ttft_via_prefill(request, prefill, decode, now_s, side)
-    candidate = Candidate(prefill.spec.node_id, decode.spec.node_id, estimate, Reason.SLOWER)
-    wait_s = estimate.queue_s + estimate.transfer_s + estimate.admission_s
-    return _Remote(prefill, candidate, estimate, estimate.total_s, wait_s)
+def _really_planned(decision: Decision, request: RequestView, cluster: ClusterView) -> Decision:
+    """Return a decision made blind to prefixes, with the schedule that the node will run."""
+    for node in cluster.decode:
+        if decision.route is Route.DEFLECTED and node.spec.node_id == decision.decode_node_id:
+            return decision._replace(plan=own_plan(request, node) or decision.plan)
+    return decision
 
 
 def _keep(candidates: list[Candidate], remote: _Remote, reason: Reason) -> Decision:

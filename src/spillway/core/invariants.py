@@ -24,7 +24,9 @@ from spillway.core.types import ChunkMode, ClusterView, NodeView, RequestView
 # Sums of floats made in different orders agree to this share.
 REL_TOLERANCE = 1e-9
 # Deflections of policies without a step-time model: their plan is an estimate, not a promise.
-UNGUARDED = frozenset({Reason.PREFILL_BUSY, Reason.SHORT_PROMPT})
+UNGUARDED = frozenset(
+    {Reason.PREFILL_BUSY, Reason.SHORT_PROMPT, Reason.BEST_SCORE, Reason.COLOCATED}
+)
 
 
 def check_dispatcher(dispatcher: Dispatcher) -> None:
@@ -54,7 +56,7 @@ def check_decision(
     for estimate in (decision.estimate, *(one.estimate for one in decision.candidates)):
         _check_estimate(estimate)
     if decision.route is Route.DEFLECTED:
-        node = _node(cluster.decode, decision.decode_node_id)
+        node = _node(_pool_of(decision, cluster), decision.decode_node_id)
         _require(state_veto(node, cluster) is None, f"INV-14: {node.node_id} is vetoed, yet chosen")
         assert decision.plan is not None  # _check_route
         _check_plan(decision, decision.plan, request, node, tbt_frac)
@@ -110,7 +112,7 @@ def _check_book(node: NodeLedger) -> None:
     entries = list(node._own.values())
     prompts = [entry for entry in entries if entry.tokens and not entry.decoding]
     pulls = [entry for entry in entries if not entry.tokens]
-    joining = [entry for entry in pulls if not entry.decoding]
+    joining = [entry for entry in pulls if entry.unseen]
     local = [entry for entry in entries if entry.tokens and entry.decoding]
     unseen = [entry for entry in prompts if entry.unseen]
     for name, kept, counted in (
@@ -132,7 +134,7 @@ def _check_book(node: NodeLedger) -> None:
         _require(_close(kept_pairs, summed), f"{where} {name} is {kept_pairs}, not {summed}")
     targets = Counter(entry.tbt_s for entry in entries if entry.tbt_s != inf)
     _require(node._tbt_counts == targets, f"{where} targets {node._tbt_counts}, not {targets}")
-    _check_unseen_order(where, list(node._unseen), unseen)
+    _check_unseen_order(where, list(node._unseen), unseen + joining)
 
 
 def _check_unseen_order(where: str, queue: list[Entry], unseen: list[Entry]) -> None:
@@ -183,7 +185,7 @@ def _check_route(decision: Decision, cluster: ClusterView) -> None:
         _require(node.usable, f"INV-19: {node.node_id} is not usable, yet chosen")
         if decision.reason is Reason.POLICY_FAILED:
             return  # the fall-back leaves the decode node open
-    node = _node(cluster.decode, decision.decode_node_id)
+    node = _node(_pool_of(decision, cluster), decision.decode_node_id)
     _require(node.usable, f"INV-19: {node.node_id} is not usable, yet chosen")
 
 
@@ -267,6 +269,12 @@ def walk_plan(
             context += chunk
             kv_tokens += chunk if literal else seqs
     return total_s, step_s_max
+
+
+def _pool_of(decision: Decision, cluster: ClusterView) -> tuple[NodeView, ...]:
+    """Return the nodes that may decode: all of them where prompt and decode are never parted."""
+    together = decision.reason is Reason.COLOCATED
+    return (*cluster.decode, *cluster.prefill) if together else cluster.decode
 
 
 def _node(nodes: tuple[NodeView, ...], node_id: str | None) -> NodeView:

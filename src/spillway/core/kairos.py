@@ -17,6 +17,7 @@ from spillway.core.placement import (
     deflect_or_reject,
     least_loaded_decode,
     mark_chosen,
+    safe_plan,
     state_veto,
 )
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
@@ -30,13 +31,21 @@ class KairosPaper:
              Feasible: no deflected prefill pending on the node, and a chunk schedule whose every
              step is predicted at most beta x the strictest resident's TBT target.
     Formula: TTFT_pf = (sum l / chi)·T_p(chi, sum l / 2) + sum_i T_p(chi_i, done_i); no transfer, no
-             admission. T: this project's step law, since the paper's form is unknown.
+             admission, no prefix. TTFT_dec = sum of the schedule's steps. T: this project's step
+             law, since the paper's form is unknown.
+    Inputs:  prompt tokens ahead per prefill node; batch, KV, strictest target and "a deflected
+             prompt is pending" per decode node.
     Source:  arXiv 2607.02043 Eq. 1-2, Algorithm 1 and section 4.4, as read by the ports.
+    Differs: on what the paper leaves open: the prefill node of least estimate, as the ports; the
+             decode node of other requests is the least loaded one.
 
-    alpha: 1.3 is the paper's setting.            beta: its value is unknown; the ports use 1.0.
+    alpha: how much slower the decode path may be; 1.3 is the paper's setting.
+    beta: share of the strictest target that a step may fill; unknown, the ports use 1.0.
     sizes_tokens: candidate chunks, descending.
-    clamp_chunk: chi = min(node budget, prompt), as ported; False takes the budget alone.
+    clamp_chunk: chi = min(node budget, prompt), as ported; off takes the budget alone.
     exclusive: at most one deflected prompt per decode node, until a report clears it.
+    literal: the node executes the schedule as it is; off lets it size each step to its residents,
+        and takes that for the schedule (beta and sizes_tokens are then not used).
     """
 
     alpha: float = 1.3
@@ -44,6 +53,7 @@ class KairosPaper:
     sizes_tokens: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     clamp_chunk: bool = True
     exclusive: bool = True
+    literal: bool = True
     name: str = "kairos-paper"
 
     def __post_init__(self) -> None:
@@ -88,7 +98,7 @@ class KairosPaper:
                     node_id,
                     estimate,
                     plan,
-                    True,
+                    self.literal,
                     mark_chosen(candidates, None, node_id),
                 )
         if decode_id is None:
@@ -137,6 +147,8 @@ class KairosPaper:
             return None, veto
         if self.exclusive and node.backlog_prompts:
             return None, Reason.CAP_VETO
+        if not self.literal:
+            return safe_plan(request, node), Reason.TBT_VETO
         # The strictest resident is protected; the arriving class only on an empty node.
         target_s = node.tbt_s_min if node.decode_seqs else request.slo.tbt_s
         plan = plan_from_sizes(

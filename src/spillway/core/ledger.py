@@ -21,6 +21,9 @@ from spillway.core.latency import prefill_s, token_pairs
 from spillway.core.lengths import OutputLengths
 from spillway.core.types import ClusterView, NodeId, NodeSpec, NodeView, RequestView, Role
 
+# Below this many, dispatches that have ended may stay in line until their turn.
+UNSEEN_MIN = 64
+
 
 class Entry:
     """One dispatch: what it adds to a node until it ends."""
@@ -117,9 +120,8 @@ class NodeLedger:
 
     def add_decode(self, entry: Entry) -> None:
         """Book a request whose KV this node pulls; it counts as a stream from now on."""
-        entry.unseen = False
         self._own[entry.dispatch_id] = entry
-        entry.decoding = False
+        self._unseen.append(entry)
         self._joining_seqs += 1
         self._joining_kv_tokens += entry.kv_tokens
         self._own_decode_seqs += 1
@@ -135,9 +137,6 @@ class NodeLedger:
         if entry.tokens:
             self._end_prefill(entry, now_s)
             self._own_decode_seqs += 1
-        else:
-            self._joining_seqs -= 1
-            self._joining_kv_tokens -= entry.kv_tokens
         self._touch()
 
     def end(self, entry: Entry, now_s: float) -> None:
@@ -148,12 +147,11 @@ class NodeLedger:
             )
         if entry.tokens and not entry.decoding:
             self._end_prefill(entry, now_s)
-        elif entry.decoding:
-            self._own_decode_seqs -= 1
         else:
             self._own_decode_seqs -= 1
-            self._joining_seqs -= 1
-            self._joining_kv_tokens -= entry.kv_tokens
+            if entry.unseen:
+                self._see(entry)
+                self._forget_seen()
         self._own_kv_tokens -= entry.kv_tokens
         if entry.tbt_s != inf:
             left = self._tbt_counts[entry.tbt_s] - 1
@@ -175,10 +173,7 @@ class NodeLedger:
         while self._unseen and self._unseen[0].dispatch_id <= state.dispatch_seen:
             entry = self._unseen.popleft()
             if entry.unseen:
-                entry.unseen = False
-                self._unseen_prompts -= 1
-                self._unseen_tokens -= entry.tokens
-                self._unseen_pairs -= entry.pairs
+                self._see(entry)
         view = self._view
         view.heard_at_s = state.taken_at_s
         view.reporting = True
@@ -207,14 +202,28 @@ class NodeLedger:
     def _end_prefill(self, entry: Entry, now_s: float) -> None:
         self._count_prefill(entry, -1)
         if entry.unseen:
-            entry.unseen = False
+            self._see(entry)
+            self._forget_seen()
+        if self._report is None:
+            self._view.backlog_until_s = now_s + self._drain_s(self._own_tokens, self._own_pairs)
+
+    def _see(self, entry: Entry) -> None:
+        """Count a dispatch no longer on top of the report: it is in it, or over."""
+        entry.unseen = False
+        if entry.tokens:
             self._unseen_prompts -= 1
             self._unseen_tokens -= entry.tokens
             self._unseen_pairs -= entry.pairs
-            while self._unseen and not self._unseen[0].unseen:
-                self._unseen.popleft()
-        if self._report is None:
-            self._view.backlog_until_s = now_s + self._drain_s(self._own_tokens, self._own_pairs)
+        else:
+            self._joining_seqs -= 1
+            self._joining_kv_tokens -= entry.kv_tokens
+
+    def _forget_seen(self) -> None:
+        while self._unseen and not self._unseen[0].unseen:
+            self._unseen.popleft()
+        # A node that never reports would keep whatever ended behind one long stream.
+        if len(self._unseen) > UNSEEN_MIN + 2 * (self._unseen_prompts + self._joining_seqs):
+            self._unseen = deque(entry for entry in self._unseen if entry.unseen)
 
     def _drain_s(self, tokens: int, pairs: float) -> float:
         if tokens <= 0:
@@ -255,9 +264,12 @@ class NodeLedger:
         view.backlog_prompts = said.backlog_prompts + self._unseen_prompts
         view.backlog_tokens = said.backlog_tokens + self._unseen_tokens
         view.backlog_token_pairs = said.backlog_token_pairs + self._unseen_pairs
-        view.decode_seqs = said.decode_seqs + self._joining_seqs
+        # The own book is a floor: a node counts a stream, and its KV, only once it is admitted.
+        seqs = said.decode_seqs + self._joining_seqs
+        view.decode_seqs = seqs if seqs > self._own_decode_seqs else self._own_decode_seqs
         # Promised as well as resident: the rest of every prompt under way will need its room.
-        view.kv_used_tokens = said.kv_used_tokens + self._joining_kv_tokens + view.backlog_tokens
+        kv_tokens = said.kv_used_tokens + self._joining_kv_tokens + view.backlog_tokens
+        view.kv_used_tokens = kv_tokens if kv_tokens > self._own_kv_tokens else self._own_kv_tokens
         view.tbt_s_min = tbt_s if tbt_s < said.tbt_s_min else said.tbt_s_min
 
 

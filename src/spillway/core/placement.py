@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from math import inf
 
-from spillway.core.chunks import STEP_TOLERANCE_S, ChunkPlan, plan_chunks
+from spillway.core.chunks import STEP_TOLERANCE_S, ChunkPlan, plan_chunks, plan_from_sizes
 from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
 from spillway.core.latency import tokens_s
-from spillway.core.ttft import OUTPUT_TOKENS_DEFAULT, execute_on_prefill_s, ttft_via_decode
+from spillway.core.ttft import (
+    OUTPUT_TOKENS_DEFAULT,
+    decode_side,
+    execute_on_prefill_s,
+    ttft_via_decode,
+    ttft_via_prefill,
+)
 from spillway.core.types import ChunkMode, ClusterView, NodeId, NodeView, RequestView
 
 # Share of a node's KV that admission may promise; the rest absorbs what outgrows the forecast.
@@ -92,6 +98,14 @@ def kv_veto(request: RequestView, node: NodeView, output_tokens: int) -> bool:
     return need > KV_WATERMARK_FRAC * node.kv_capacity_tokens
 
 
+def deflection_veto(request: RequestView, cluster: ClusterView, node: NodeView) -> Reason | None:
+    """Return why `node` may not be given the prompt, whatever a policy wants of it: state or KV."""
+    veto = state_veto(node, cluster)
+    if veto is None and kv_veto(request, node, output_tokens_expected(request, cluster)):
+        return Reason.KV_VETO
+    return veto
+
+
 def budget_s(node: NodeView) -> float:
     """Return the longest step that keeps every resident of `node` within its target; inf if none.
 
@@ -113,6 +127,35 @@ def safe_plan(request: RequestView, node: NodeView) -> ChunkPlan | None:
     if plan is not None and plan.step_s_max > limit_s + STEP_TOLERANCE_S:
         return None
     return plan
+
+
+def own_plan(request: RequestView, node: NodeView) -> ChunkPlan | None:
+    """Return the schedule by which `node` will run the prompt if nobody asks whether it is safe.
+
+    An engine that sizes its steps protects its residents where that is possible at all; elsewhere
+    this is what its fixed setting comes to. None: the schedule would be out of bounds.
+    """
+    return safe_plan(request, node) or plan_within(request, node, inf)
+
+
+def fixed_plan(
+    request: RequestView, node: NodeView, chunk_tokens: int
+) -> tuple[ChunkPlan | None, bool]:
+    """Return (schedule, literal) in chunks of `chunk_tokens`, of the whole prompt.
+
+    literal: the node must be told. A stock engine (STATIC) cannot be: it has a setting of its own.
+    """
+    if node.spec.chunk_mode is ChunkMode.STATIC:
+        return plan_within(request, node, inf), False
+    plan = plan_from_sizes(
+        node.spec.profile,
+        node.decode_seqs,
+        node.kv_used_tokens,
+        request.prompt_tokens,
+        inf,
+        (chunk_tokens,),
+    )
+    return plan, True
 
 
 def plan_within(request: RequestView, node: NodeView, limit_s: float) -> ChunkPlan | None:
@@ -142,15 +185,75 @@ def plan_within(request: RequestView, node: NodeView, limit_s: float) -> ChunkPl
     )
 
 
+def to_prefill(
+    request: RequestView,
+    cluster: ClusterView,
+    prefill: NodeView,
+    decode: NodeView | None,
+    reason: Reason,
+) -> Decision:
+    """Return the decision for the prefill path, with its estimate; rejected without `decode`."""
+    if decode is None:
+        return Decision(Route.REJECTED, Reason.NO_NODE)
+    side = decode_side(request, decode, output_tokens_expected(request, cluster))
+    estimate = ttft_via_prefill(request, prefill, decode, cluster.now_s, side)
+    prefill_id, decode_id = prefill.spec.node_id, decode.spec.node_id
+    chosen = Candidate(prefill_id, decode_id, estimate, Reason.CHOSEN)
+    return Decision(Route.PREFILL, reason, prefill_id, decode_id, estimate, candidates=(chosen,))
+
+
+def deflect_unguarded(
+    request: RequestView,
+    cluster: ClusterView,
+    remote: Decision,
+    node: NodeView,
+    reason: Reason,
+) -> Decision:
+    """Return a deflection to `node` that no step-time model has checked, or `remote` on a veto.
+
+    remote: the decision for the prefill path, which it replaces. State and KV still veto; the plan
+    serves the estimate alone. `reason` must be one that `invariants.UNGUARDED` lists.
+    """
+    node_id = node.spec.node_id
+    veto = deflection_veto(request, cluster, node)
+    plan = own_plan(request, node) if veto is None else None
+    if plan is None:  # vetoed, or cut so small that the schedule is out of bounds
+        vetoed = Candidate(None, node_id, None, veto or Reason.TBT_VETO)
+        return remote._replace(
+            reason=Reason.NO_SAFE_DECODE_NODE, candidates=(*remote.candidates, vetoed)
+        )
+    estimate = ttft_via_decode(request, node, plan, cluster.now_s)
+    return deflected(remote, node_id, estimate, plan, reason)
+
+
+def deflected(
+    remote: Decision,
+    node_id: NodeId,
+    estimate: TtftEstimate,
+    plan: ChunkPlan,
+    reason: Reason,
+    *,
+    execute_plan: bool = False,
+) -> Decision:
+    """Return the deflection to `node_id` that won over `remote`, the prefill path."""
+    way = (None, node_id)
+    lost = [
+        one._replace(verdict=Reason.SLOWER) if one.verdict is Reason.CHOSEN else one
+        for one in remote.candidates
+        if (one.prefill_node_id, one.decode_node_id) != way
+    ]
+    local = Candidate(None, node_id, estimate, Reason.CHOSEN)
+    return Decision(
+        Route.DEFLECTED, reason, None, node_id, estimate, plan, execute_plan, (*lost, local)
+    )
+
+
 def deflect_or_reject(request: RequestView, cluster: ClusterView) -> Decision:
     """Return what every policy does when no prefill node is usable: deflect if safe, else 503."""
-    output_tokens = output_tokens_expected(request, cluster)
     looked_at: list[Candidate] = []
     best: tuple[float, NodeView, ChunkPlan, TtftEstimate] | None = None
     for node in cluster.decode:
-        veto = state_veto(node, cluster)
-        if veto is None and kv_veto(request, node, output_tokens):
-            veto = Reason.KV_VETO
+        veto = deflection_veto(request, cluster, node)
         plan = safe_plan(request, node) if veto is None else None
         if plan is None:
             looked_at.append(Candidate(None, node.spec.node_id, None, veto or Reason.TBT_VETO))

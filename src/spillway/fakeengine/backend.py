@@ -22,11 +22,12 @@ from spillway.fakeengine.leases import Leases
 from spillway.fakeengine.metrics import EngineMetrics
 from spillway.fakeengine.pace import PacedNode
 from spillway.fakeengine.records import EngineRecord, RecordFile
-from spillway.fakeengine.reports import DispatchesSeen, ReportPublisher
+from spillway.fakeengine.reports import ReportPublisher
 from spillway.fakeengine.settings import EngineSettings
 from spillway.sim.link import Link
 from spillway.sim.node import SimNode
 from spillway.sim.residents import Job
+from spillway.wire.order import DispatchesSeen
 from spillway.wire.report import NodeReport, StepTaken
 
 PULL_PATH = "/fake/kv_pull"

@@ -16,27 +16,6 @@ from spillway.wire.report import NodeReport, encode
 REPORT_INTERVAL_S = 0.020
 HEARTBEAT_S = 0.250
 LINES_MAX = 16  # per subscriber; at 20 ms each, a third of a second
-ROUTERS_MAX = 64
-
-
-class DispatchesSeen:
-    """The highest dispatch id received from each router, for the routers heard from last."""
-
-    def __init__(self, dropped: Counter[str]) -> None:
-        self._highest: dict[str, int] = {}
-        self._dropped = dropped
-
-    def note(self, router_id: str, dispatch_id: int) -> None:
-        """Remember one dispatch. O(1); forgets the router unheard for longest beyond 64."""
-        # Reinserted, so that the dictionary's order is the order of last hearing.
-        highest = max(dispatch_id, self._highest.pop(router_id, 0))
-        self._highest[router_id] = highest
-        if len(self._highest) > ROUTERS_MAX:
-            del self._highest[next(iter(self._highest))]
-            self._dropped["router_forgotten"] += 1
-
-    def by_router(self) -> dict[str, int]:
-        return dict(self._highest)
 
 
 class Subscription:

@@ -162,6 +162,8 @@ def _why(record: DecisionRecord) -> str:
         "no_pressure": f"The prefill path had room{_queue(remote)}, so nothing was deflected.",
         "prefill_busy": f"The prefill pool was busier than the policy's threshold{_queue(remote)}.",
         "short_prompt": "The prompt is short enough, by the policy's threshold, to be deflected.",
+        "best_score": "It scored best by the policy's own measure.",
+        "colocated": "This policy runs prompt and decode on one node, always.",
         "no_safe_decode_node": "No decode node could take the prompt safely, so it went to the "
         "prefill pool.",
         "ttft_veto": "Deflected, the request would have missed its own TTFT target.",

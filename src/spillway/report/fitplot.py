@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 REGIME_STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#D55E00", "^"), ("#009E73", "D"))
 OUTLIERS_FRAC = 0.01  # of the errors, left outside the axes
+AXES_MARGIN = 1.15
 JITTER = (0.0, 0.16, -0.12, 0.08, -0.2, 0.24, -0.06, 0.12, -0.16, 0.2, -0.24, 0.04, -0.1)
 
 
@@ -28,9 +29,14 @@ class FitPoint(NamedTuple):
 
 
 class ShownFit(NamedTuple):
-    """A fit as it is drawn. limit_frac: the mean error above which it is refused."""
+    """A fit as it is drawn.
+
+    regimes: the kinds of step, in the order to show them; those without a point are left out.
+    limit_frac: the mean error above which it is refused.
+    """
 
     title: str
+    regimes: Sequence[str]
     points: Sequence[FitPoint]
     limit_frac: float
 
@@ -41,8 +47,11 @@ def fit_figure(shown: ShownFit) -> Figure:
     Filled marks are steps that the law was not fitted to.
     """
     figure = new_figure(7.0)
-    regimes = list(dict.fromkeys(point.regime for point in sorted(shown.points)))
-    by_regime = {name: [one for one in shown.points if one.regime == name] for name in regimes}
+    by_regime = {
+        name: points
+        for name in shown.regimes
+        if (points := [one for one in shown.points if one.regime == name])
+    }
     axes = figure.subplot_mosaic([["law", "kinds"], ["sizes", "sizes"]])
     _draw_law(axes["law"], by_regime)
     _draw_kinds(axes["kinds"], by_regime, shown.limit_frac)
@@ -50,8 +59,7 @@ def fit_figure(shown: ShownFit) -> Figure:
     top_frac = _error_range_frac(shown)
     axes["kinds"].set_xlim(-top_frac * 100, top_frac * 100)
     axes["sizes"].set_ylim(-top_frac * 100, top_frac * 100)
-    figure.suptitle(shown.title, x=0.01, ha="left", fontsize=11, color=INK)
-    _legend(figure, regimes)
+    _legend(figure, list(by_regime), shown.title)
     return figure
 
 
@@ -61,7 +69,15 @@ def _draw_law(axes: Axes, by_regime: dict[str, list[FitPoint]]) -> None:
         _scatter(
             axes, at, points, lambda one: one.measured_s * 1e3, lambda one: one.predicted_s * 1e3
         )
-    axes.axline((1, 1), slope=1, color=MUTED, linewidth=0.8, zorder=1.5)
+    both_ms = [
+        time_s * 1e3
+        for points in by_regime.values()
+        for one in points
+        for time_s in (one.measured_s, one.predicted_s)
+    ]
+    ends = (min(both_ms) / AXES_MARGIN, max(both_ms) * AXES_MARGIN)
+    axes.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=1.5)
+    axes.set(xlim=ends, ylim=ends)
     axes.set(xlabel="measured step, ms (log scale)", ylabel="predicted step, ms (log scale)")
     plain_ticks(axes.xaxis)
     plain_ticks(axes.yaxis)
@@ -128,7 +144,7 @@ def _zero_and_limit(axes: Axes, limit_frac: float, *, upright: bool) -> None:
         line(side * limit_frac * 100, color=TARGET, linewidth=1.0, linestyle=":")
 
 
-def _legend(figure: Figure, regimes: Sequence[str]) -> None:
+def _legend(figure: Figure, regimes: Sequence[str], title: str) -> None:
     from matplotlib.lines import Line2D
 
     marks = []
@@ -136,7 +152,13 @@ def _legend(figure: Figure, regimes: Sequence[str]) -> None:
         colour, marker = REGIME_STYLES[at % len(REGIME_STYLES)]
         marks.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=name))
     figure.legend(
-        handles=marks, loc="outside upper left", ncols=len(marks), handletextpad=0.2, fontsize=10
+        handles=marks,
+        title=title,
+        alignment="left",
+        loc="outside upper left",
+        ncols=len(marks),
+        handletextpad=0.2,
+        fontsize=10,
     )
 
 

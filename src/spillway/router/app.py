@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from spillway.clock import Clock, MonotonicClock
 from spillway.core.decide import Policy
 from spillway.core.dispatcher import Dispatcher, DispatchLimits
 from spillway.core.errors import ConfigError, InvariantViolation, RequestError
 from spillway.core.policies import build_policy
-from spillway.core.types import NodeSpec, Slo
+from spillway.core.types import NodeId, NodeSpec, Slo
 from spillway.router.admin import Admin
 from spillway.router.decision_log import DecisionLog
 from spillway.router.health import HealthWatch
@@ -24,7 +24,7 @@ from spillway.router.intake import Intake
 from spillway.router.pool import NodePool
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.shell import Shell
-from spillway.wire.config import DEFAULT_CLASS, ClusterConfig
+from spillway.wire.config import DEFAULT_CLASS, ClusterConfig, Node
 from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH
 
 # path: is it a chat
@@ -44,14 +44,16 @@ class Server:
     port: where it listens.   broken: resolves if the dispatcher found its state contradictory.
     """
 
-    def __init__(self, shell: Shell, specs: Sequence[NodeSpec]) -> None:
+    def __init__(
+        self, shell: Shell, specs: Sequence[NodeSpec], report_urls: Mapping[NodeId, str]
+    ) -> None:
         self.shell = shell
         self.settings = shell.settings
         self.connections: set[ClientConnection] = set()
         self.now_s = shell.clock.now_s()
         self.port = 0
         self.health = HealthWatch(shell, specs)
-        self.intake = Intake(shell, specs)
+        self.intake = Intake(shell, specs, report_urls)
         self.health.on_back = self.intake.reopen
         self._admin = Admin(shell, self.health, lambda: len(self.connections))
         self._loop = asyncio.get_running_loop()
@@ -97,6 +99,8 @@ class Server:
             timer.cancel()
         self.health.close()
         self.intake.close()
+        self.shell.stop()
+        await asyncio.sleep(0)
         for conn in list(self.connections):
             conn.transport.abort()
         await asyncio.sleep(0)  # lost connections end their requests, and those their legs
@@ -160,7 +164,7 @@ class Server:
 
 
 async def serve(
-    nodes: Sequence[tuple[NodeSpec, str]],
+    nodes: Sequence[tuple[NodeSpec, str] | Node],
     policy: Policy,
     *,
     classes: Classes = DEFAULT_CLASSES,
@@ -168,12 +172,13 @@ async def serve(
     settings: RouterSettings = RouterSettings(),  # noqa: B008 - frozen
     clock: Clock | None = None,
 ) -> Server:
-    """Start a router in front of `nodes` (spec, base URL) and return it, listening.
+    """Start a router in front of `nodes` (spec, base URL, report URL) and return it, listening.
 
     Raises ConfigError for a bad URL, a node id used twice, no decode node, or a taken port.
     """
     clock = clock or MonotonicClock()
-    specs = [spec for spec, _ in nodes]
+    known = [node if isinstance(node, Node) else Node(*node) for node in nodes]
+    specs = [node.spec for node in known]
     log = DecisionLog(
         policy.name,
         settings.decisions_kept,
@@ -181,8 +186,10 @@ async def serve(
         settings.decision_log_lines_max,
     )
     dispatcher = Dispatcher(policy, specs, limits, record_views=log.wants_views)
-    pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url in nodes}
-    server = Server(Shell(dispatcher, pools, classes, settings, clock, log), specs)
+    pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url, _ in known}
+    report_urls = {node.spec.node_id: node.report_url for node in known if node.report_url}
+    shell = Shell(dispatcher, pools, classes, settings, clock, log)
+    server = Server(shell, specs, report_urls)
     await server.listen()
     return server
 

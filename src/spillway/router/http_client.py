@@ -32,6 +32,7 @@ class Fault(StrEnum):
     """How a leg can go wrong below HTTP. Metrics count by these words."""
 
     REFUSED = "connection_refused"
+    GONE = "gone"  # it had the request, and now nobody is there
     UNREACHABLE = "unreachable"
     CONNECT_TIMEOUT = "connect_timeout"
     NO_ANSWER = "closed_without_answer"
@@ -119,10 +120,12 @@ class UpstreamConnection(asyncio.Protocol):
         "_keeper",
         "_length",
         "_lines",
+        "_may_resend",
         "_overrun",
         "_parser",
         "_paused",
         "_request",
+        "_resent",
         "_reused",
         "_sink",
         "_state",
@@ -138,7 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._request: tuple[bytes, bytes] | None = None
         self._transport: asyncio.Transport | None = None
         self._state = _CONNECTING
-        self._reused = self._paused = False
+        self._reused = self._paused = self._resent = self._may_resend = False
         self.idle_since_s = 0.0
         self.opening: asyncio.Task[None] | None = None
         self._start_parsing()
@@ -154,9 +157,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- what the owner does ------------------------------------------------------------------
 
-    def begin(self, sink: AnswerSink, head: bytes, body: bytes) -> None:
-        """Send a request, now or as soon as the connection stands."""
+    def begin(self, sink: AnswerSink, head: bytes, body: bytes, *, may_resend: bool) -> None:
+        """Send a request, now or as soon as the connection stands.
+
+        may_resend: whether the node may get it a second time, should a connection that was used
+        before turn out to be dead.
+        """
         self._sink = sink
+        self._may_resend = may_resend
+        self._resent = False
         # Kept until the first byte comes back, so that a stale connection costs one free retry.
         self._request = (head, body)
         if self._transport is not None:
@@ -170,6 +179,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def fail(self, fault: Fault) -> None:
         """Tell the owner what is wrong, and drop the connection."""
+        if self._resent and fault.is_refusal:
+            fault = Fault.GONE  # it had been sent before: the node may have begun
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.on_fault(fault)
@@ -246,8 +257,9 @@ class UpstreamConnection(asyncio.Protocol):
         if state == _IDLE:
             self._keeper.forget(self)
             self._close()
-        elif state == _WAITING and self._reused:
+        elif state == _WAITING and self._reused and self._may_resend:
             self._reused = False
+            self._resent = True
             self._start_parsing()
             self._keeper.reopen(self)
         elif state == _WAITING:

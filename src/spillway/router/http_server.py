@@ -105,6 +105,7 @@ class ClientConnection(asyncio.Protocol):
         "_queue",
         "_request",
         "_serving",
+        "_unread",
         "deadline_s",
         "reader",
         "transport",
@@ -119,7 +120,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = self._head_bytes = self._ahead_bytes = 0
         self._head_done = self._busy = self._closing = self._paused = False
-        self._last = self._serving = False
+        self._last = self._serving = self._unread = False
         self.reader: Reader | None = None
         self.deadline_s = inf
 
@@ -140,8 +141,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing or self._last or self._fault is not None:
             return  # what follows a last request or a fault cannot be read
-        if not self._head_done:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)  # what is neither head nor trailer takes it back to 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -151,7 +151,7 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fault = self._fault or RequestError(f"this is not valid HTTP/1.1: {error}")
         settings = self._front.settings
-        if not self._head_done and self._head_bytes > settings.head_bytes_max:
+        if self._head_bytes > settings.head_bytes_max:
             self._fault = RequestError(
                 f"the request head is larger than {settings.head_bytes_max} bytes", status=431
             )
@@ -175,10 +175,14 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.deadline_s = self._front.now_s + self._front.settings.client_stall_s
+        self._unread = True
         if self.reader is not None:
             self.reader.pause()
 
     def resume_writing(self) -> None:
+        self._unread = False
+        if not self._busy:
+            self._serve()
         if self._busy:
             self.deadline_s = inf
         if self.reader is not None:
@@ -235,6 +239,7 @@ class ClientConnection(asyncio.Protocol):
             drop_nominated(request)
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
         self._body_bytes += len(data)
         if self._body_bytes > self._front.settings.body_bytes_max:
             self._fault = self._fault or self._too_large()
@@ -244,6 +249,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request, self._request = self._request, None
         self._head_done = False
+        self._head_bytes = 0
         body, self._body = self._body, []
         if self._fault is not None:
             return
@@ -323,7 +329,7 @@ class ClientConnection(asyncio.Protocol):
         if self._serving or self._closing:
             return
         self._serving = True
-        while self._queue and not self._busy and not self._closing:
+        while self._queue and not (self._busy or self._closing or self._unread):
             request = self._queue.popleft()
             self._busy = True
             self.deadline_s = inf
@@ -331,6 +337,9 @@ class ClientConnection(asyncio.Protocol):
             self._front.on_request(self, request)
         self._serving = False
         if self._closing or self._busy:
+            return
+        if self._unread:  # a client that reads no answers is not asked for more
+            self._read_ahead(AHEAD_BYTES_MAX + 1)
             return
         if self._paused and not self.transport.is_closing():
             self._paused = False

@@ -9,7 +9,8 @@ and asked again now and then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import httptools
 
@@ -18,20 +19,27 @@ from spillway.core.events import NodeReported
 from spillway.core.types import NodeId, NodeSpec
 from spillway.router.fetch import Unchunker
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
+from spillway.router.pool import NodePool
 from spillway.router.shell import Shell
 from spillway.wire.report import REPORTS_PATH, decode, to_state
 
 
 class ReportStream:
-    """The reports of one node. It is an `AnswerSink`."""
+    """The reports of one node. It is an `AnswerSink`.
+
+    report_url: the port of a plug-in inside the engine, which also takes orders; "" when the node
+    itself reports.
+    """
 
     __slots__ = (
         "_expect_line_by_s",
         "_failures",
+        "_has_port",
         "_leg",
         "_lines",
         "_loop",
         "_partial",
+        "_pool",
         "_seq",
         "_shell",
         "_spec",
@@ -39,9 +47,15 @@ class ReportStream:
         "_unchunker",
     )
 
-    def __init__(self, shell: Shell, spec: NodeSpec) -> None:
+    def __init__(self, shell: Shell, spec: NodeSpec, report_url: str = "") -> None:
         self._shell = shell
         self._spec = spec
+        self._has_port = bool(report_url)
+        self._pool = (
+            NodePool(spec.node_id, report_url, shell.settings)
+            if report_url
+            else shell.pools[spec.node_id]
+        )
         key = shell.settings.engine_api_key
         self._lines = b"authorization: Bearer %b\r\n" % key.encode() if key else b""
         self._loop = asyncio.get_running_loop()
@@ -64,7 +78,7 @@ class ReportStream:
         if self._leg is None:
             self._reset()
             target = f"{REPORTS_PATH}?router={self._shell.router_id}".encode()
-            self._leg = self._shell.pools[self._spec.node_id].get(self, target, self._lines)
+            self._leg = self._pool.get(self, target, self._lines)
 
     def close(self) -> None:
         """Stop listening for good."""
@@ -72,6 +86,8 @@ class ReportStream:
             self._timer.cancel()
         if self._leg is not None:
             self._leg.abort()
+        if self._has_port:
+            self._pool.close()
 
     def sweep(self, now_s: float) -> None:
         """Open a stream again that has been silent for too long."""
@@ -112,7 +128,8 @@ class ReportStream:
 
     def on_fault(self, fault: Fault) -> None:
         self._leg = None
-        if fault is Fault.REFUSED:  # a node that just died is noticed here first
+        if fault is Fault.REFUSED and not self._has_port:
+            # A node that just died is noticed here first. A plug-in may fall silent by itself.
             self._shell.on_refused(self._spec.node_id)
         else:
             self._count_dropped(fault.value)
@@ -137,6 +154,8 @@ class ReportStream:
             return
         self._failures = 0
         self._shell.metrics.reports[self._spec.node_id] += 1
+        if self._has_port:
+            self._shell.takes_orders.add(self._spec.node_id)
         state = to_state(report, now_s, self._shell.router_id)
         node_id = self._spec.node_id
         if state.node_id != node_id:  # its name is ours to give, whatever the engine calls itself
@@ -157,6 +176,7 @@ class ReportStream:
             leg.abort()
 
     def _back_off(self) -> None:
+        self._shell.takes_orders.discard(self._spec.node_id)
         settings = self._shell.settings
         wait_s = settings.report_retry_first_s * 2.0 ** min(self._failures, 16)
         self._failures += 1
@@ -171,9 +191,15 @@ class ReportStream:
 class Intake:
     """Every node's report stream."""
 
-    def __init__(self, shell: Shell, specs: Iterable[NodeSpec]) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        specs: Iterable[NodeSpec],
+        report_urls: Mapping[NodeId, str] = MappingProxyType({}),
+    ) -> None:
         self.streams: dict[NodeId, ReportStream] = {
-            spec.node_id: ReportStream(shell, spec) for spec in specs
+            spec.node_id: ReportStream(shell, spec, report_urls.get(spec.node_id, ""))
+            for spec in specs
         }
 
     def open(self) -> None:

@@ -65,21 +65,30 @@ class NodePool:
         return len(self._idle)
 
     def post(
-        self, sink: AnswerSink, target: bytes, lines: bytes, body: bytes
+        self,
+        sink: AnswerSink,
+        target: bytes,
+        lines: bytes,
+        body: bytes,
+        *,
+        may_resend: bool = True,
     ) -> UpstreamConnection:
-        """Send a POST; `lines` are header lines, each with its CRLF, without the length."""
+        """Send a POST; `lines` are header lines, each with its CRLF, without the length.
+
+        may_resend: whether it may be sent again when a kept connection turns out to be dead.
+        """
         head = b"POST %b%b%bcontent-length: %d\r\n\r\n" % (
             target,
             self._request_end,
             lines,
             len(body),
         )
-        return self._begin(sink, head, body)
+        return self._begin(sink, head, body, may_resend)
 
     def get(self, sink: AnswerSink, target: bytes, lines: bytes = b"") -> UpstreamConnection:
         """Send a GET; `lines` as in `post`."""
         head = b"GET %b%b%b\r\n" % (target, self._request_end, lines)
-        return self._begin(sink, head, b"")
+        return self._begin(sink, head, b"", True)
 
     def release(self, conn: UpstreamConnection) -> None:
         """Take back a connection whose exchange ended well."""
@@ -116,15 +125,17 @@ class NodePool:
         self.closed = True
         self.sweep(inf)
 
-    def _begin(self, sink: AnswerSink, head: bytes, body: bytes) -> UpstreamConnection:
+    def _begin(
+        self, sink: AnswerSink, head: bytes, body: bytes, may_resend: bool
+    ) -> UpstreamConnection:
         while self._idle:
             conn = self._idle.pop()
             if conn.is_open:
                 self.reused += 1
-                conn.begin(sink, head, body)
+                conn.begin(sink, head, body, may_resend=may_resend)
                 return conn
         conn = UpstreamConnection(self)
-        conn.begin(sink, head, body)
+        conn.begin(sink, head, body, may_resend=may_resend)
         self._open(conn)
         return conn
 

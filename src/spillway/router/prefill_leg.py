@@ -12,6 +12,7 @@ from spillway.core.errors import NodeError
 from spillway.router.fetch import Fetch
 from spillway.router.http_client import Fault, ResponseHead
 from spillway.router.relay import Exchange
+from spillway.wire.kvparams import check_handover
 from spillway.wire.openai import read_prefill_answer
 
 
@@ -30,10 +31,13 @@ class PrefillOwner(Protocol):
 class PrefillLeg(Fetch):
     """Collects the answer of one prefill leg and reports what it means."""
 
-    __slots__ = ("_exchange", "_owner")
+    __slots__ = ("_exchange", "_kv_block_tokens", "_owner")
 
-    def __init__(self, owner: PrefillOwner, exchange: Exchange, bytes_max: int) -> None:
+    def __init__(
+        self, owner: PrefillOwner, exchange: Exchange, bytes_max: int, kv_block_tokens: int = 0
+    ) -> None:
         super().__init__(bytes_max)
+        self._kv_block_tokens = kv_block_tokens
         self._owner = owner
         self._exchange = exchange
 
@@ -48,6 +52,7 @@ class PrefillLeg(Fetch):
         else:
             try:
                 kv_params, prompt_tokens = read_prefill_answer(content)
+                check_handover(kv_params, prompt_tokens, self._kv_block_tokens)
             except NodeError:
                 self._owner.broke(exchange, Fault.NO_KV_PARAMS)
             else:

@@ -39,6 +39,7 @@ TARGET_LINES = f"{TTFT_HEADER}: %g\r\n{TBT_HEADER}: %g\r\n".encode()
 TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
+DONE = b"data: [DONE]"
 # Aborts a connection with a reset, which no client can take for the end of an answer.
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -63,6 +64,7 @@ class Exchange:
     leg, node_id: the connection now at work for it, and the node that it leads to.
     route, reason: what was decided last; told to the client.
     prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
+    kv_since_s: when the prefill node said where the KV waits.
     started: bytes of the answer have reached the client, so that nothing can be retried.
     reads: how often bytes came since; whoever looks for silence compares.
     """
@@ -82,6 +84,7 @@ class Exchange:
         "id_line",
         "is_chat",
         "kv_params",
+        "kv_since_s",
         "leg",
         "leg_since_s",
         "model",
@@ -121,6 +124,7 @@ class Exchange:
         self.headers = b"".join((*request.lines, id_line, targets))
         self.body = request.body
         self.kv_params = b""
+        self.kv_since_s = view.arrival_s
         self.leg: UpstreamConnection | None = None
         self.leg_since_s = view.arrival_s
         self.node_id: NodeId = ""
@@ -177,6 +181,10 @@ class Exchange:
     def on_fault(self, fault: Fault) -> None:
         if self.started and self.leg is not None:
             self._clean_cut = self.leg.is_between_chunks()
+            if self._clean_cut and b"".join(self._tail).rstrip().endswith(DONE):
+                self.conn.send(LAST_CHUNK)  # all was said but that it was all
+                self.on_end()
+                return
         self.leg = None
         self.owner.broke(self, fault)
 
@@ -202,6 +210,12 @@ class Exchange:
         leg, self.leg = self.leg, None
         if leg is not None:
             leg.abort()
+
+    def cut_off(self) -> None:
+        """Stop the leg at work in mid-answer, so that an error can end the answer properly."""
+        if self.started and self.leg is not None:
+            self._clean_cut = self.leg.is_between_chunks()
+        self.drop_leg()
 
     def answer_whole(self, head: ResponseHead, content: bytes) -> None:
         """Pass on an answer that was collected: an engine's 4xx to the prefill leg."""

@@ -10,6 +10,7 @@ from spillway.core.errors import ConfigError, RequestError
 from spillway.core.types import Slo
 
 KIB, MIB = 1024, 1024 * 1024
+MAY_BE_ZERO = ("port", "kv_block_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,9 @@ class RouterSettings:
     prefill_s: give up on a prefill leg after this.
     first_byte_s: give up on an answer that has not begun after this; one that is not streamed
         begins when it is complete.
+    kv_lease_s: for how long a prefill node keeps KV that nobody fetches, at least; KV is used only
+        in the first half of it, because KV that was freed is read without an error.
+    kv_block_tokens: the engines' KV block size, to check a handover by; 0 is not known.
     stream_silence_s: give up on an answer that stops coming after this.
     answer_bytes_max: of a prefill leg's answer, which is held in memory.
     health_interval_s, health_timeout_s, health_failures_max: `GET /health` of each node.
@@ -68,6 +72,8 @@ class RouterSettings:
     connect_s: float = 3.0
     prefill_s: float = 120.0
     first_byte_s: float = 600.0
+    kv_lease_s: float = 30.0
+    kv_block_tokens: int = 0
     stream_silence_s: float = 60.0
     answer_bytes_max: int = 16 * MIB
     health_interval_s: float = 1.0
@@ -91,7 +97,7 @@ class RouterSettings:
             raise ConfigError(f"port is {self.port}; it must lie between 0 and 65535")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "port" or isinstance(value, str):
+            if field.name in MAY_BE_ZERO or isinstance(value, str):
                 continue
             if not (isfinite(value) and value > 0):
                 raise ConfigError(f"{field.name} is {value}; it must be positive and finite")

@@ -41,7 +41,14 @@ from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.relay import Exchange
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.tokens import PromptRuler
-from spillway.wire.openai import decode_body, parse_body, prefill_body
+from spillway.wire.openai import (
+    decode_body,
+    ordered_fields,
+    parse_body,
+    prefill_body,
+    with_order,
+)
+from spillway.wire.order import EngineOrder, encode_order
 from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER
 
 REQUEST_ID_BYTES_MAX = 128
@@ -58,6 +65,8 @@ class Shell:
     """The live driver of one dispatcher. It is an `Owner` and a `PrefillOwner` of exchanges.
 
     live: every request that has not ended.
+    takes_orders: nodes whose plug-in reports from a port of its own. Headers do not reach it inside
+        a real engine, so its orders ride in the body: the one change made to a client's body there.
     on_refused: called with a node that refuses connections, before its request is moved on.
     on_violation: called when the dispatcher finds its own state contradictory.
     """
@@ -82,6 +91,7 @@ class Shell:
         self.models = ModelBook()
         self.ruler = PromptRuler()
         self.live: dict[RequestId, Exchange] = {}
+        self.takes_orders: set[NodeId] = set()
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
         self._numbers = count(1)
@@ -149,7 +159,7 @@ class Shell:
     def _name(self, given: bytes | None) -> tuple[RequestId, bytes]:
         """Return the id that the request has here, and the header line with the client's own."""
         if given is None:
-            request_id = f"{self.router_id}-{next(self._numbers)}"
+            request_id = self._unused(f"{self.router_id}-")
             return request_id, b"x-request-id: %b\r\n" % request_id.encode()
         if len(given) > REQUEST_ID_BYTES_MAX:
             raise RequestError(
@@ -157,8 +167,14 @@ class Shell:
             )
         request_id = given.decode("latin-1")
         if request_id in self.live:  # two clients may pick the same id; the core needs one each
-            request_id = f"{request_id}#{next(self._numbers)}"
+            request_id = self._unused(f"{request_id}#")
         return request_id, b"x-request-id: %b\r\n" % given
+
+    def _unused(self, start: str) -> RequestId:
+        """Return an id that no live request has, though clients may choose any."""
+        while (request_id := f"{start}{next(self._numbers)}") in self.live:
+            pass
+        return request_id
 
     def client_left(self, exchange: Exchange) -> None:
         request_id = exchange.view.request_id
@@ -182,18 +198,23 @@ class Shell:
 
     def prefilled(self, exchange: Exchange, kv_params: bytes, prompt_tokens: int) -> None:
         exchange.kv_params = kv_params
+        exchange.kv_since_s = self.clock.now_s()
         self.ruler.learn(exchange.model, exchange.is_chat, exchange.prompt_bytes, prompt_tokens)
         self.tell(PrefillFinished(exchange.view.request_id))
 
     def refused(self, exchange: Exchange, status: int) -> None:
-        self._leg_failed(exchange, f"http_{status}", refused=status == 503)
+        # An engine that refuses a request tells the prefill node that its KV is not wanted.
+        self._leg_failed(exchange, f"http_{status}", refused=status == 503, kv_lost=True)
 
     def broke(self, exchange: Exchange, fault: Fault) -> None:
-        if fault is Fault.REFUSED:
+        if fault in (Fault.REFUSED, Fault.GONE):
             self.on_refused(exchange.node_id)
-        self._leg_failed(exchange, fault.value, refused=fault.is_refusal)
+        # Once a decode node has seen the request it may have pulled the KV, and the prefill node
+        # frees what was pulled.
+        refused = fault.is_refusal
+        self._leg_failed(exchange, fault.value, refused=refused, kv_lost=not refused)
 
-    def _leg_failed(self, exchange: Exchange, reason: str, *, refused: bool) -> None:
+    def _leg_failed(self, exchange: Exchange, reason: str, *, refused: bool, kv_lost: bool) -> None:
         node_id = exchange.node_id
         self.metrics.upstream_errors[node_id, reason] += 1
         self.tell(
@@ -203,9 +224,7 @@ class Shell:
                 reason,
                 refused=refused,
                 streaming=exchange.started,
-                # Once a decode node has seen the request it may have pulled the KV, and the
-                # prefill node frees what was pulled.
-                kv_lost=not refused,
+                kv_lost=kv_lost,
             )
         )
 
@@ -214,17 +233,26 @@ class Shell:
     def _start_prefill(self, order: StartPrefill) -> None:
         exchange = self._begin(order, "prefill")
         exchange.kv_params = b""
-        leg = PrefillLeg(self, exchange, self.settings.answer_bytes_max)
+        settings = self.settings
+        leg = PrefillLeg(self, exchange, settings.answer_bytes_max, settings.kv_block_tokens)
+        fields = exchange.fields
+        if order.node_id in self.takes_orders:
+            fields = ordered_fields(fields, self._scalar(order, exchange))
         # The answer is read here, so it must not come compressed.
         lines = b"accept-encoding: identity\r\n" + self._lines(order)
         leg.leg = exchange.leg = self.pools[order.node_id].post(
-            leg, exchange.request.target, exchange.headers + lines, prefill_body(exchange.fields)
+            leg, exchange.request.target, exchange.headers + lines, prefill_body(fields)
         )
 
     def _start_decode(self, order: StartDecode) -> None:
         exchange = self._begin(order, "prefill")
-        body = decode_body(exchange.body, exchange.kv_params)
-        self._answer_from(order, exchange, self._lines(order), body)
+        if self.dispatcher.now_s - exchange.kv_since_s > self.settings.kv_lease_s / 2:
+            # It may be freed while it is fetched, and nothing would say so.
+            self._leg_failed(exchange, "kv_expired", refused=False, kv_lost=True)
+            return
+        body = decode_body(self._body(order, exchange), exchange.kv_params)
+        # Never twice: what a node has begun to pull is gone, and other KV may lie in its place.
+        self._answer_from(order, exchange, self._lines(order), body, may_resend=False)
 
     def _start_deflected(self, order: StartDeflected) -> None:
         exchange = self._begin(order, "deflected")
@@ -232,7 +260,7 @@ class Shell:
         if order.chunks:
             plan = ",".join(f"{chunk}*{steps}" for chunk, steps in order.chunks)
             lines += f"{CHUNKS_HEADER}: {plan}\r\n".encode()
-        self._answer_from(order, exchange, lines, exchange.body)
+        self._answer_from(order, exchange, lines, self._body(order, exchange))
 
     def _begin(self, order: StartPrefill | StartDecode | StartDeflected, route: str) -> Exchange:
         exchange = self.live[order.request_id]
@@ -241,18 +269,40 @@ class Shell:
         exchange.leg_since_s = self.dispatcher.now_s
         return exchange
 
+    def _body(self, order: StartDecode | StartDeflected, exchange: Exchange) -> bytes:
+        """Return the client's own bytes, or with an order in them for a plug-in that reads it."""
+        if order.node_id not in self.takes_orders:
+            return exchange.body
+        return with_order(exchange.body, exchange.fields, self._scalar(order, exchange))
+
+    def _scalar(
+        self, order: StartPrefill | StartDecode | StartDeflected, exchange: Exchange
+    ) -> str:
+        slo = exchange.view.slo
+        return encode_order(EngineOrder(self.router_id, order.dispatch_id, slo.tbt_s))
+
     def _lines(self, order: StartPrefill | StartDecode | StartDeflected) -> bytes:
         return b"%b%d\r\n" % (self._dispatch_start, order.dispatch_id)
 
     def _answer_from(
-        self, order: StartDecode | StartDeflected, exchange: Exchange, lines: bytes, body: bytes
+        self,
+        order: StartDecode | StartDeflected,
+        exchange: Exchange,
+        lines: bytes,
+        body: bytes,
+        *,
+        may_resend: bool = True,
     ) -> None:
         """Start the leg whose answer is relayed to the client."""
         encoding = exchange.request.own.get(b"accept-encoding")
         if encoding is not None:
             lines += b"accept-encoding: %b\r\n" % encoding
         exchange.leg = self.pools[order.node_id].post(
-            exchange, exchange.request.target, exchange.headers + lines, body
+            exchange,
+            exchange.request.target,
+            exchange.headers + lines,
+            body,
+            may_resend=may_resend,
         )
 
     def _abort(self, order: AbortOnNode) -> None:
@@ -281,6 +331,14 @@ class Shell:
     def _end(self, exchange: Exchange, outcome: str) -> None:
         del self.live[exchange.view.request_id]
         self.metrics.requests[exchange.route, outcome] += 1
+
+    def stop(self) -> None:
+        """Give up every request: its leg is dropped, and its client told so."""
+        for exchange in list(self.live.values()):
+            exchange.cut_off()
+            self.tell(ClientLeft(exchange.view.request_id))
+            self._end(exchange, "cancelled")
+            exchange.answer_error(503, "the router is shutting down", "shutting_down")
 
     # --- time ---------------------------------------------------------------------------------
 

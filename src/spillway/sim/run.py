@@ -46,8 +46,9 @@ class Work(NamedTuple):
 
 
 class RunOutput(NamedTuple):
-    """records: one per row, in the order of the rows. gaps: every token gap.
+    """policy: as it was named, switches included. records: one per row, in the order of the rows.
 
+    gaps: every token gap.
     counts: requests per final state, as the dispatcher counts them. end_s: virtual time of the end.
     """
 
@@ -241,7 +242,7 @@ class Simulation:
         )
         counts = {state.name.lower(): dispatcher.counts[state] for state in State if state.is_final}
         return RunOutput(
-            policy=dispatcher.policy.name,
+            policy=self.scenario.policy,
             records=self._all_records(),
             gaps=self.gaps,
             counts=counts,

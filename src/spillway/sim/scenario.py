@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from spillway.core.errors import ConfigError
+from spillway.core.policies import POLICY_NAMES
 from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
 from spillway.sim.faults import Fault, NodeDies, NodeSlows
 from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
@@ -124,9 +125,7 @@ def swarm(seed: int) -> tuple[Scenario, list[Row]]:
         chunk_mode=rng.choice([ChunkMode.ENGINE, ChunkMode.ENGINE, ChunkMode.STATIC]),
         chunk_tokens_max=rng.choice([256, 512, 2048]),
         seqs_max=rng.choice([4, 32, 256]),
-        policy=rng.choice(
-            ["round-robin", "least-loaded", "threshold", "kairos-paper", "headroom", "headroom"]
-        ),
+        policy=rng.choice((*POLICY_NAMES, *("headroom",) * len(POLICY_NAMES))),
         slos={
             DEFAULT_CLASS: Slo(rng.choice([0.3, 1.0, 3.0]), tbt_s),
             "chat": Slo(0.5, rng.choice([tbt_s, 0.05])),

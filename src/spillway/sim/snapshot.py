@@ -67,17 +67,18 @@ def step_taken(node: SimNode) -> StepTaken:
     """Return the one step of the running segment as the node will report it: at its end."""
     batch, prompts, profile = node.batch, node.prompts, node.spec.profile
     prefill_tokens = sum(tokens for _, tokens in prompts.chunks)
+    pairs = prompts.pairs if prefill_tokens else 0.0  # left over from the last step with chunks
     return StepTaken(
         step=batch.step + 1,
         decode_seqs=batch.seqs,
         kv_tokens=batch.context_tokens,
         prefill_tokens=prefill_tokens,
-        prefill_token_pairs=prompts.pairs,
+        prefill_token_pairs=pairs,
         actual_s=node.segment.first_s,
         predicted_s=profile.step_base_s
         + tokens_s(profile, batch.seqs + prefill_tokens)
         + profile.kv_token_s * batch.context_tokens
-        + profile.token_pair_s * prompts.pairs,
+        + profile.token_pair_s * pairs,
     )
 
 

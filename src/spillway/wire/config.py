@@ -56,6 +56,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     upstream_idle_s: Positive | None = None
     connect_s: Positive | None = None
     first_byte_s: Positive | None = None
+    kv_lease_s: Positive | None = None
+    kv_block_tokens: Count | None = None
     stream_silence_s: Positive | None = None
     health_interval_s: Positive | None = None
     health_failures_max: AtLeastOne | None = None
@@ -88,7 +90,10 @@ class NodeDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class PrefillNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One prefill node. name: None numbers it p0, p1, ...; any other None takes the default."""
+    """One prefill node. name: None numbers it p0, p1, ...; any other None takes the default.
+
+    report_url: where the plug-in of a real engine reports; None: reports come from `url`, if any.
+    """
 
     url: Text
     name: Text | None = None
@@ -97,10 +102,14 @@ class PrefillNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     link_bytes_per_s: Positive | None = None
     link_base_s: NotNegative | None = None
     step_tokens_max: AtLeastOne | None = None
+    report_url: Text | None = None
 
 
 class DecodeNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One decode node. name: None numbers it d0, d1, ...; any other None takes the default."""
+    """One decode node. name: None numbers it d0, d1, ...; any other None takes the default.
+
+    report_url: as for a prefill node.
+    """
 
     url: Text
     name: Text | None = None
@@ -112,6 +121,7 @@ class DecodeNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     chunk_tokens_max: AtLeastOne | None = None
     chunk_tokens_multiple: AtLeastOne | None = None
     seqs_max: AtLeastOne | None = None
+    report_url: Text | None = None
 
 
 class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,10 +157,14 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Node(NamedTuple):
-    """A configured node: what the dispatcher knows of it, and where it listens."""
+    """A configured node: what the dispatcher knows of it, and where it listens.
+
+    url, report_url: http://host:port; no report_url means that reports come from `url`, if any.
+    """
 
     spec: NodeSpec
-    url: str  # http://host:port
+    url: str
+    report_url: str = ""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,7 +199,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             link_base_s=_or(node.link_base_s, common.link_base_s),
             step_tokens_max=_or(node.step_tokens_max, common.step_tokens_max),
         )
-        return Node(spec, _origin(node.url))
+        return Node(spec, _origin(node.url), _origin(node.report_url or ""))
 
     def _decode(self, node: DecodeNode, index: int) -> Node:
         common = self.defaults
@@ -203,7 +217,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             tbt_margin_frac=common.tbt_margin_frac,
             seqs_max=_or(node.seqs_max, common.seqs_max),
         )
-        return Node(spec, _origin(node.url))
+        return Node(spec, _origin(node.url), _origin(node.report_url or ""))
 
     def _kv_capacity_tokens(self, node: PrefillNode | DecodeNode, profile: ProfileFile) -> int:
         configured = _or(node.kv_capacity_tokens, self.defaults.kv_capacity_tokens)
@@ -290,7 +304,13 @@ def _pool_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
                 yield (*at, "url"), f"is {node.url!r}; {fault}"
                 continue
             name = node.name or f"{pool[0]}{i}"
-            for key, value in (("url", _origin(node.url)), ("name", name)):
+            if node.report_url is not None and (fault := _url_fault(node.report_url)):
+                yield (*at, "report_url"), f"is {node.report_url!r}; {fault}"
+                continue
+            origins = [("url", _origin(node.url))]
+            if node.report_url is not None:
+                origins.append(("report_url", _origin(node.report_url)))
+            for key, value in (*origins, ("name", name)):
                 if value in seen:
                     yield (*at, key), f"{value!r} is already that of {seen[value]}"
                 seen[value] = dotted(at)
@@ -332,8 +352,8 @@ def _url_fault(url: str) -> str | None:
 
 
 def _origin(url: str) -> str:
-    """Return http://host:port of a URL without a fault."""
-    return f"http://{urlsplit(url).netloc.lower()}"
+    """Return http://host:port of a URL without a fault; "" of none."""
+    return f"http://{urlsplit(url).netloc.lower()}" if url else ""
 
 
 def _with_profiles_beside(config: ClusterConfig, folder: Path) -> ClusterConfig:

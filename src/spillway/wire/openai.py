@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from spillway.core.errors import NodeError, RequestError
+from spillway.wire.order import XARGS_KEY
 
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
@@ -19,6 +20,8 @@ T = TypeVar("T")
 COMPLETIONS_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
+COMPLETION_TOKENS, PROMPT_TOKENS = b'"completion_tokens":', b'"prompt_tokens":'
+XARGS = "vllm_xargs"
 OUTPUT_TOKENS_COMPLETIONS = 16  # what OpenAI and vLLM assume when a completion names no limit
 
 
@@ -56,7 +59,10 @@ _TEXT = msgspec.json.Decoder(str)
 _LIMIT = msgspec.json.Decoder(int | None)
 _FLAG = msgspec.json.Decoder(bool | None)
 
+_XARGS = msgspec.json.Decoder(Fields | None)
+
 _ONE = msgspec.Raw(b"1")
+_EMPTY = msgspec.Raw(b"{}")
 _FALSE = msgspec.Raw(b"false")
 # vLLM's NIXL connector reads six keys from the prefill leg of a disaggregated request.
 _PREFILL_KV_PARAMS = msgspec.Raw(
@@ -166,6 +172,30 @@ def decode_body(body: bytes, kv_params: bytes) -> bytes:
     return b"".join((body.rstrip(b" \t\r\n")[:-1], b',"kv_transfer_params":', kv_params, b"}"))
 
 
+def with_order(body: bytes, fields: Fields, scalar: str) -> bytes:
+    """Return a client's body with an order for the plug-in (`wire.order`) in its `vllm_xargs`.
+
+    What else the client put there stays, and an order of the client's own does not. A body whose
+    `vllm_xargs` is no object is returned as it is: the engine refuses it.
+    """
+    given = fields.get(XARGS)
+    if given is None:
+        order = _ENCODER.encode({XARGS_KEY: scalar})
+        return b"".join((body.rstrip(b" \t\r\n")[:-1], b',"vllm_xargs":', order, b"}"))
+    return _ENCODER.encode(ordered_fields(fields, scalar))
+
+
+def ordered_fields(fields: Fields, scalar: str) -> Fields:
+    """Return a request's fields with the order in `vllm_xargs`; see `with_order`."""
+    given = fields.get(XARGS, _EMPTY)
+    try:
+        xargs = _XARGS.decode(given) or {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return fields
+    xargs[XARGS_KEY] = msgspec.Raw(_ENCODER.encode(scalar))
+    return {**fields, XARGS: msgspec.Raw(_ENCODER.encode(xargs))}
+
+
 def read_prefill_answer(answer: bytes) -> tuple[bytes, int]:
     """Return the KV parameters of a prefill leg, as sent, and the true prompt length (0: unsaid).
 
@@ -208,13 +238,12 @@ def error_body(
     return _ENCODER.encode({"error": _Error(message, kind, param, code)})
 
 
-def usage_count(tail: bytes, key: bytes) -> int:
-    """Return the last integer written as `"key": n` in the end of an answer, or 0.
+def usage_count(tail: bytes, name: bytes) -> int:
+    """Return the last integer after `name` (COMPLETION_TOKENS, PROMPT_TOKENS) in a tail, or 0.
 
     A quoted key cannot occur inside a JSON string without a backslash before its second quote, so
     generated text is never mistaken for it.
     """
-    name = b'"%b":' % key
     at = tail.rfind(name)
     found = None if at < 0 else _COUNT.match(tail, at + len(name))
     return 0 if found is None else int(found[1])

@@ -36,12 +36,22 @@ class Coefficients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     token_pair_s: Amount
 
 
-class FitError(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Relative error of the law against the points it was fitted to, 0.01 being 1 %."""
+class FitError(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Sizes of the law's relative errors, 0.01 being 1 %.
+
+    held_out: they are of points that the law was not fitted to.
+    mean_frac: the mean absolute percentage error.   noise_frac: the same of repeats of one step
+    among each other, which no law can be expected to beat. None: not known.
+    """
 
     median_frac: Amount
     p95_frac: Amount
     max_frac: Amount
+    mean_frac: Amount | None = None
+    noise_frac: Amount | None = None
+    held_out: bool = False
 
 
 class Validity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

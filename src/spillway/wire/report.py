@@ -37,6 +37,8 @@ class StepTaken(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     prefill_tokens, prefill_token_pairs: of all prompt chunks in the step, summed.
     actual_s: wall-clock time, from this step's start to the next one's while there is work.
     predicted_s, cpu_s: what the engine expected, and processor time of its thread; 0: not known.
+    budget_s: the time, in terms of the profile, that its prompt chunks were sized to fill; 0: they
+        were not sized.
     """
 
     step: Count
@@ -47,6 +49,7 @@ class StepTaken(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     actual_s: Amount
     predicted_s: Amount = 0.0
     cpu_s: Amount = 0.0
+    budget_s: Amount = 0.0
 
 
 class NodeReport(
@@ -66,6 +69,15 @@ class NodeReport(
         their numbers says that some are missing. Empty from an engine that does not keep them.
     chunk_mode, chunk_tokens_max: how prefill chunks are sized there, and their largest size;
         0 means that the engine does not say.
+
+    What only a plug-in in a real engine knows; the router decides without it:
+    boot_id: another one after every start of the engine.
+    backlog_tokens_running: the part of `backlog_tokens` that belongs to prompts already begun.
+    pulling_seqs: requests whose KV is on its way from a prefill node, or waits to be fetched.
+    chunk_tokens_now: the chunk that a fresh prompt would get beside the present batch; 0: none.
+    gain_decode, gain_prefill, margin: by what the engine corrects its profile's predictions.
+    errors, fault: how often the plug-in failed, and why it only reports; "" while it acts.
+    KV free is `kv_capacity_tokens - kv_used_tokens`.
     """
 
     node_id: str
@@ -86,6 +98,15 @@ class NodeReport(
     recent_steps: tuple[StepTaken, ...] = ()
     chunk_mode: ChunkMode = ChunkMode.UNKNOWN
     chunk_tokens_max: Count = 0
+    boot_id: str = ""
+    backlog_tokens_running: Count = 0
+    pulling_seqs: Count = 0
+    chunk_tokens_now: Count = 0
+    gain_decode: Amount = 1.0
+    gain_prefill: Amount = 1.0
+    margin: Amount = 1.0
+    errors: Count = 0
+    fault: str = ""
     version: Annotated[int, msgspec.Meta(ge=1, le=REPORT_VERSION)] = REPORT_VERSION
 
 

@@ -1,0 +1,65 @@
+"""The switches of `headroom` that take one of its parts away, each where it makes a difference."""
+
+from __future__ import annotations
+
+from builders import make_cluster, make_request
+from fleets import decode_node, prefill_node, prefilling
+from spillway.core.decide import Decision, Reason, Route
+from spillway.core.headroom import Headroom
+from spillway.core.invariants import check_decision
+from spillway.core.types import ClusterView, RequestView
+
+
+def decided(policy: Headroom, request: RequestView, cluster: ClusterView) -> Decision:
+    """The decision, checked to be possible, safe and explained."""
+    decision = policy.decide(request, cluster)
+    check_decision(decision, request, cluster)
+    return decision
+
+
+def test_without_pressure_in_the_rule_an_idle_prefill_pool_loses_to_a_faster_decode_node() -> None:
+    # The KV takes 131 ms on this link: less than the full step that counts as pressure.
+    cluster = make_cluster(prefill_node(link_bytes_per_s=1.3e9), decode_node("d0", 5))
+    request = make_request(prompt_tokens=800)
+    assert decided(Headroom(), request, cluster).reason is Reason.NO_PRESSURE
+    decision = decided(Headroom(pressure=False), request, cluster)
+    assert (decision.route, decision.reason) == (Route.DEFLECTED, Reason.FASTER_ON_DECODE)
+
+
+def test_without_the_transfer_a_slow_link_is_no_reason_to_deflect() -> None:
+    cluster = make_cluster(prefill_node(link_bytes_per_s=2e8), decode_node("d0", 5))
+    assert decided(Headroom(), make_request(), cluster).route is Route.DEFLECTED
+    decision = decided(Headroom(transfer=False), make_request(), cluster)
+    assert decision.route is Route.PREFILL
+    assert decision.estimate.transfer_s == 0.0
+
+
+def test_without_prefixes_the_node_that_holds_the_prompt_has_no_advantage() -> None:
+    cluster = make_cluster(prefill_node("p0", 4000), decode_node("d0", 5), decode_node("d1", 6))
+    request = make_request(prompt_tokens=4000, cached_tokens_by_node=(("d1", 3900),))
+    assert decided(Headroom(), request, cluster).decode_node_id == "d1"
+    decision = decided(Headroom(prefix=False), request, cluster)
+    assert decision.decode_node_id == "d0"
+
+
+def test_without_prefixes_the_schedule_is_still_that_of_what_is_missing() -> None:
+    cluster = make_cluster(prefill_node("p0", 9000), decode_node("d0", 5))
+    request = make_request(prompt_tokens=4000, cached_tokens_by_node=(("d0", 3900),))
+    decision = decided(Headroom(prefix=False), request, cluster)
+    assert decision.plan is not None
+    assert decision.plan.tokens == 100
+    assert decision.estimate.execute_s > 0.2  # as estimated for the whole prompt
+
+
+def test_without_kv_admission_a_node_without_room_is_taken() -> None:
+    cluster = make_cluster(prefill_node("p0", 9000), decode_node("d0", 5, kv_capacity_tokens=6000))
+    assert decided(Headroom(), make_request(), cluster).reason is Reason.NO_SAFE_DECODE_NODE
+    decision = decided(Headroom(kv_admission=False), make_request(), cluster)
+    assert decision.route is Route.DEFLECTED
+
+
+def test_one_deflection_at_a_time_is_the_printed_rules_limit() -> None:
+    cluster = make_cluster(prefill_node("p0", 20_000), prefilling(decode_node("d0", 5), 300))
+    assert decided(Headroom(), make_request(), cluster).route is Route.DEFLECTED
+    decision = decided(Headroom(deflections_max=1), make_request(), cluster)
+    assert decision.candidates[-1].verdict is Reason.CAP_VETO
