@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$python; break; }; done)
 BIN := .venv/bin
 STAMP := .venv/.spillway-installed
+VLLM := .venv-vllm/bin/python
+VLLM_STAMP := .venv-vllm/.spillway-installed
 N ?= 50
 FIRST ?= 0
 
@@ -15,10 +17,10 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench clean
+.PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv with everything in it, .venv/bin/spillway included
 
@@ -61,6 +63,27 @@ golden: setup ## rewrite the golden files and show what changed
 bench: setup ## speed and memory on this machine, also as build/bench.json
 	@mkdir -p build
 	@$(BIN)/python bench/run.py
+
+vllm-env: $(VLLM_STAMP) ## create .venv-vllm: a real vLLM engine on the CPU (minutes, 3 GB)
+
+# Torch comes last and without a hash: which build of it is served differs from machine to machine.
+# Its own requirements are pinned with everything else.
+$(VLLM_STAMP): requirements/vllm.txt scripts/fetch_vllm_sources.py
+	@test -x $(VLLM) || { echo "Creating .venv-vllm with $(PYTHON) ..."; $(PYTHON) -m venv .venv-vllm; }
+	@echo "Installing what requirements/vllm.txt pins (several minutes, once) ..."
+	@$(VLLM) -m pip install -qq --no-deps --require-hashes -r requirements/vllm.txt
+	@$(VLLM) -m pip install -qq torch==2.13.0
+	@$(VLLM) scripts/fetch_vllm_sources.py
+	@touch $@
+
+test-vllm: vllm-env ## the plug-in in vLLM's real schedulers; no model, no GPU, no network
+	@mkdir -p build
+	@for release in .venv-vllm/sources/*; do \
+		echo "vLLM $$(basename $$release), its schedulers only:"; \
+		PYTHONPATH=src:$(CURDIR)/$$release nice $(VLLM) -m pytest -W ignore \
+			--basetemp=build/pytest-vllm tests/engine/test_scheduler.py || exit 1; \
+	done
+	@PYTHONPATH=src nice $(VLLM) -m pytest -W ignore --basetemp=build/pytest-vllm tests/engine
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

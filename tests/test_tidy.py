@@ -29,11 +29,11 @@ UNITS = words("s ms us tokens bytes frac seqs blocks prompts pairs percent mib k
 # Counts, indices, identities and pure numbers: what has no unit. Extend it rather than a bad name.
 COUNT_WORDS = words("""
     alpha arrived at beta block choices column connections conns constant count cv decisions
-    deflections digest done end ended errors events factor failed failures flight gain gaps id index left
-    length line linear lines margin max multiple number order overflowed part peak planned plans
-    port position preemptions priority rank reports requests retries right rows running runs scale
-    seed seen segments sent seq sign sizes skips square start status step steps stop tick ticks
-    total transfers unsent value version waiting weight whole
+    deflections digest done end ended errors events factor failed failures flight gain gaps id index
+    left length line linear lines margin max multiple number order overflowed part peak planned
+    plans port position preemptions priority rank reports requests retries right rows running runs
+    scale seed seen segments sent seq sign sizes skips square start status step steps stop tick
+    ticks total transfers unsent value version waiting weight whole
     """)
 # Figures whose unit stands in the key above them: `ttft_s: {mean, p50}`, `attainment: {ttft}`.
 UNIT_IN_PARENT_KEY = words(
@@ -48,7 +48,10 @@ HIDDEN_BUT_OURS = words(".ci .gitignore")  # anything else with a dot is a tool'
 GENERATED_FOLDERS = words("build __pycache__")
 GRAB_BAGS = words("utils util helpers common misc tools base shared")
 ENTRY_POINTS = frozenset(
-    words("spillway.cli.main spillway.__main__ spillway.sim.sweep spillway.engine.scheduler")
+    words("""
+        spillway.cli.main spillway.__main__ spillway.sim.sweep spillway.engine.scheduler
+        spillway.vllmcluster.parent
+        """)
 )
 MUTATORS = words("append add update extend insert setdefault pop popitem remove discard clear sort")
 # Written in pieces, so that this file does not break its own rule.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 from spillway.core.dispatcher import DispatchLimits
 from spillway.core.policies import build_policy
@@ -22,7 +24,7 @@ from spillway.router.app import Server, serve
 from spillway.router.settings import Classes, RouterSettings
 from spillway.vllmcluster.cluster import VllmCluster
 from spillway.vllmcluster.plan import MODEL_NAME
-from spillway.vllmcluster.routing import node_specs
+from spillway.vllmcluster.routing import router_config
 from spillway.wire.report import REPORTS_PATH, NodeReport, StepTaken, decode
 
 PATIENCE_S = 60.0  # for what must come true; a test that waits in vain fails
@@ -32,20 +34,28 @@ DEFLECT_ALL = ("threshold", {"prompt_tokens_max": 100_000})
 
 @asynccontextmanager
 async def router_for(
-    cluster: VllmCluster, policy: tuple[str, dict[str, Any]], **settings: Any
+    cluster: VllmCluster,
+    policy: tuple[str, dict[str, Any]],
+    urls: Mapping[str, str] = MappingProxyType({}),
+    **settings: Any,
 ) -> AsyncIterator[Server]:
-    """Run a router in front of a cluster, and wait until it can use every node."""
+    """Run a router in front of a cluster, and wait until it can use every node.
+
+    urls: by node name, of proxies that stand before a node.
+    """
     name, options = policy
-    given = {"health_interval_s": 0.2, "sweep_s": 0.1, "drain_s": 0.5, **settings}
+    given = {"health_interval_s": 0.2, "sweep_s": 0.1, "drain_s": 0.5, "port": 0, **settings}
     router = await serve(
-        node_specs(cluster),
+        router_config(cluster, name, urls=urls).build_nodes(),
         build_policy(name, options),
         classes=Classes({"default": Slo(5.0, 0.06)}),
         limits=DispatchLimits(),
-        settings=RouterSettings(port=0, **given),
+        settings=RouterSettings(**given),
     )
     try:
         await until(lambda: all(node.is_up for node in router.health.nodes.values()))
+        wanted = {name for name, node in cluster.nodes.items() if node.report_url}
+        await until(lambda: router.shell.takes_orders == wanted)
         yield router
     finally:
         await router.close()
@@ -168,15 +178,6 @@ async def ask(
         return answer
 
 
-async def kv_used_frac(session: aiohttp.ClientSession, cluster: VllmCluster, name: str) -> float:
-    """Return the share of a node's KV blocks in use, as vLLM's own metrics say."""
-    async with session.get(f"{cluster.nodes[name].url}/metrics") as response:
-        for line in (await response.text()).splitlines():
-            if line.startswith("vllm:kv_cache_usage_perc"):
-                return float(line.rpartition(" ")[2])
-    raise AssertionError(f"{name} has no KV metric")
-
-
 # --- what a node says of itself ------------------------------------------------------------------
 
 
@@ -221,3 +222,54 @@ async def listening(
     finally:
         reader.cancel()
         await asyncio.wait([reader])
+
+
+# --- a node that lies ----------------------------------------------------------------------------
+
+
+class Between:
+    """A proxy in front of one node, which can spoil what passes. Not for streams.
+
+    spoil: changes the answer to an inference request.  cut: closes the connection instead of
+    passing on that answer.  asked: the bodies of the inference requests that came, parsed.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, node_url: str) -> None:
+        self.spoil: Callable[[dict[str, Any]], None] = lambda answer: None
+        self.cut = False
+        self.asked: list[dict[str, Any]] = []
+        self.url = ""
+        self._session = session
+        self._node_url = node_url
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Between]:
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_route("*", "/{path:.*}", self._pass)
+        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _pass(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        if body:
+            self.asked.append(json.loads(body))
+        headers = {"content-type": "application/json"}
+        url = self._node_url + request.path_qs
+        async with self._session.request(request.method, url, data=body, headers=headers) as got:
+            content = await got.read()
+            if body and self.cut:
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+            if body and got.status == 200:
+                answer = json.loads(content)
+                self.spoil(answer)
+                content = json.dumps(answer).encode()
+            return web.Response(status=got.status, body=content, content_type=got.content_type)

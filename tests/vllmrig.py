@@ -27,11 +27,16 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from spillway.clock import ManualClock
+from spillway.engine.compat import statuses_of
+from spillway.engine.plugin import Plugin
+from spillway.wire.report import StepTaken
+
 BLOCK_TOKENS = 16
-EOS = 50_000  # never sampled
+STREAMS = [f"d{number}" for number in range(16)]
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -113,36 +118,8 @@ class Rig:
         caching: bool = False,
         policy: str = "fcfs",
     ) -> None:
-        (folder / "config.json").write_text(json.dumps(MODEL))
-        model = ModelConfig(
-            model=str(folder), tokenizer=str(folder), skip_tokenizer_init=True, max_model_len=32768
-        )
-        scheduling = SchedulerConfig(
-            max_num_seqs=seqs,
-            max_num_batched_tokens=step_tokens,
-            max_model_len=32768,
-            is_encoder_decoder=False,
-            enable_chunked_prefill=True,
-            async_scheduling=asynchronous,
-            policy=policy,
-            disable_hybrid_kv_cache_manager=False,
-        )
-        cache = CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=caching)
-        transfer = KVTransferConfig(
-            kv_connector="FakeConnector",
-            kv_connector_module_path="vllmrig",
-            kv_role="kv_consumer",
-            kv_load_failure_policy="recompute",
-        )
-        config = VllmConfig(
-            scheduler_config=scheduling,
-            model_config=model,
-            cache_config=cache,
-            parallel_config=ParallelConfig(),
-            kv_transfer_config=transfer if remote else None,
-            additional_config={"spillway": spillway} if spillway is not None else {},
-        )
-        config.scheduler_config.async_scheduling = asynchronous  # the CPU platform turns it off
+        config = _config(folder, step_tokens, seqs, asynchronous, remote, caching, policy)
+        config.additional_config = {"spillway": spillway} if spillway is not None else {}
         config.cache_config.num_gpu_blocks = blocks
         spec = FullAttentionSpec(
             block_size=BLOCK_TOKENS, num_kv_heads=2, head_size=16, dtype=torch.bfloat16
@@ -168,6 +145,7 @@ class Rig:
         self.outputs: dict[str, int] = {}
         self.trace: list[Step] = []
         self.after_step: Any = None
+        self.noted: list[StepTaken] = []
 
     def add(
         self,
@@ -239,7 +217,9 @@ class Rig:
             self.outputs[name] = self.outputs.get(name, 0) + done
         arrived, self._arrived = self._arrived, set()
         failed, self._failed = self._failed, set()
-        news = KVConnectorOutput(finished_recving=arrived | failed, failed_recving=failed)
+        news = KVConnectorOutput(finished_recving=arrived | failed)
+        if failed:
+            news.failed_recving = failed
         results = ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: at for at, name in enumerate(names)},
@@ -250,5 +230,74 @@ class Rig:
             self.after_step(step)
         self.scheduler.update_from_output(output, results)
 
+    def use_manual_clock(self, step_s: float = 0.01) -> None:
+        """Let every step take `step_s`, so that nothing depends on this machine's speed.
+
+        What the plug-in notes of its steps is kept in `noted`.
+        """
+        clock = ManualClock()
+        settings = self.scheduler.spillway.settings
+        plugin = Plugin(self.scheduler, settings, statuses_of(RequestStatus), clock=clock)
+        self.scheduler.spillway = plugin
+        self.after_step = lambda step: clock.advance(step_s)
+        plugin.reporter.note_step = self.noted.append
+
+    def start_streams(self, strictest_ms: int = 60) -> None:
+        """Let 16 streams of 500 tokens decode, the last of them with a target of its own."""
+        *others, last = STREAMS
+        for name in others:
+            self.add(name, 500, 2000)
+        self.run(50, until=lambda: all(self.outputs.get(name, 0) for name in others))
+        self.add(last, 500, 2000, order=f"r1:5:{strictest_ms}")
+        self.run(50, until=lambda: self.outputs.get(last, 0) > 2)
+        self.trace.clear()
+        self.noted.clear()
+
+    def decodes(self, step: Step) -> list[str]:
+        """Return who only decoded in a step."""
+        return [name for name in step.tokens if step.computed[name] >= self.prompts[name]]
+
+    def kv_tokens(self, step: Step) -> int:
+        """Return what the decodes of a step held before it."""
+        return sum(step.computed[name] for name in self.decodes(step))
+
     def close(self) -> None:
         self.scheduler.shutdown()
+
+
+def _config(
+    folder: Path,
+    step_tokens: int,
+    seqs: int,
+    asynchronous: bool,
+    remote: bool,
+    caching: bool,
+    policy: str,
+) -> VllmConfig:
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    transfer = KVTransferConfig(
+        kv_connector="FakeConnector",
+        kv_connector_module_path="vllmrig",
+        kv_role="kv_consumer",
+        kv_load_failure_policy="recompute",
+    )
+    config = VllmConfig(
+        model_config=ModelConfig(
+            model=str(folder), tokenizer=str(folder), skip_tokenizer_init=True, max_model_len=32768
+        ),
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=seqs,
+            max_num_batched_tokens=step_tokens,
+            max_model_len=32768,
+            is_encoder_decoder=False,
+            enable_chunked_prefill=True,
+            async_scheduling=asynchronous,
+            policy=policy,
+            disable_hybrid_kv_cache_manager=False,
+        ),
+        cache_config=CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=caching),
+        parallel_config=ParallelConfig(),
+        kv_transfer_config=transfer if remote else None,
+    )
+    config.scheduler_config.async_scheduling = asynchronous  # the CPU platform turns it off
+    return config

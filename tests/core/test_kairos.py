@@ -14,7 +14,7 @@ from spillway.core.decide import Candidate, Decision, Reason, Route
 from spillway.core.kairos import KairosPaper
 from spillway.core.latency import prefill_s, token_pairs
 from spillway.core.placement import safe_plan
-from spillway.core.types import ClusterView, NodeView, Role
+from spillway.core.types import ChunkMode, ClusterView, NodeView, Role
 
 SIZES = KairosPaper().sizes_tokens
 # A public study's additive law of a 70B model on H100, TP4: the numbers that the literal reading
@@ -207,6 +207,16 @@ def test_kv_room_plays_no_part_in_the_printed_rule() -> None:
     cluster = make_cluster(make_node("p0", Role.PREFILL), decode)
     assert KairosPaper().decide(make_request(), cluster).route is Route.DEFLECTED
     assert decode.tbt_s_min == inf
+
+
+def test_a_stock_engine_follows_no_schedule_so_its_own_setting_must_be_safe() -> None:
+    spec = {"chunk_mode": ChunkMode.STATIC, "decode_seqs": 5, "kv_used_tokens": 5000}
+    for chunk_tokens, route in ((400, Route.DEFLECTED), (2048, Route.PREFILL)):
+        cluster = fleet(50_000, tbt_s_min=0.06, chunk_tokens_max=chunk_tokens, **spec)
+        decision = KairosPaper().decide(make_request(), cluster)
+        assert decision.route is route
+        assert not decision.execute_plan
+    assert decision.candidates[1].verdict is Reason.TBT_VETO
 
 
 def test_closed_loop_the_schedule_is_the_nodes_own_and_the_rest_as_printed() -> None:

@@ -157,6 +157,13 @@ def test_an_empty_fleet_is_answered_and_not_an_error(policy: Policy) -> None:
 
 
 @every_policy
+def test_without_decode_nodes_only_a_policy_that_needs_none_goes_on(policy: Policy) -> None:
+    decision = policy.decide(make_request(), make_cluster(make_node("p0", Role.PREFILL)))
+    assert (decision.route is Route.REJECTED) == (not getattr(policy, "whole_cluster", False))
+    assert policy.pick_decode(make_request(), make_cluster()) is None
+
+
+@every_policy
 def test_without_prefill_nodes_every_policy_deflects_where_that_is_safe(policy: Policy) -> None:
     cluster = make_cluster(make_node("p0", Role.PREFILL, usable=False), make_node("d0"))
     decision = policy.decide(make_request(), cluster)

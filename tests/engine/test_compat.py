@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from fakescheduler import FakeRequest, FakeScheduler, Status, decode
 
+from fakescheduler import FakeRequest, FakeScheduler, Status, decode
 from spillway.core.errors import ConfigError
 from spillway.core.types import Role
 from spillway.engine import compat

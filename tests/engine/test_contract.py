@@ -127,4 +127,4 @@ def test_a_pull_that_has_begun_no_longer_asks_for_one(release: str) -> None:
 
 
 def test_the_range_that_is_claimed_is_the_range_that_is_read() -> None:
-    assert (OLDEST_TESTED, NEWEST_TESTED) == (RELEASES[0], RELEASES[-1])
+    assert (RELEASES[0], RELEASES[-1]) == (OLDEST_TESTED, NEWEST_TESTED)

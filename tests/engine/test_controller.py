@@ -6,10 +6,10 @@ from math import inf, nan
 from random import Random
 
 import pytest
-from builders import A100_8B
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import A100_8B
 from spillway.core.chunks import next_chunk_tokens
 from spillway.core.latency import step_s, token_pairs
 from spillway.engine.controller import GAIN_MAX, MARGIN_MAX, MARGIN_MIN, Controller

@@ -1,4 +1,4 @@
-"""The report port: the protocol that routers speak, and that nobody's slowness is anybody else's."""
+"""The report port: the protocol that routers speak, and that nobody waits for a slow reader."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ def test_closing_ends_streams_and_may_be_done_twice(listener: Listener) -> None:
     reader.head()
     listener.close()
     listener.close()
-    with pytest.raises((EOFError, ConnectionResetError)):
-        for _ in range(1000):
-            reader.report()
+    with suppress(ConnectionResetError):
+        while reader.socket.recv(65536):
+            pass
     listener.publish(a_report(step=9))  # the engine may outlive its listener
     reader.socket.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from builders import A100_8B
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import A100_8B
 from spillway.core.chunks import next_chunk_tokens
 from spillway.core.latency import step_s, token_pairs
 from spillway.engine.controller import Controller

@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 import pytest
-from fakescheduler import STATUSES, FakeRequest, FakeScheduler, Status
 
+from fakescheduler import STATUSES, FakeRequest, FakeScheduler, Status
 from spillway.clock import ManualClock
 from spillway.core.chunks import next_chunk_tokens
 from spillway.core.errors import ConfigError

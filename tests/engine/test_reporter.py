@@ -6,9 +6,9 @@ import socket
 from typing import Any
 
 import pytest
+
 from builders import A100_8B
 from fakescheduler import STATUSES, FakeRequest, FakeScheduler, Status
-
 from spillway.clock import ManualClock
 from spillway.core.errors import ConfigError
 from spillway.core.latency import token_pairs

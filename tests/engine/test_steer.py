@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fakescheduler import FakeRequest, FakeScheduler, Status, decode
 
+from fakescheduler import FakeRequest, FakeScheduler, Status, decode
 from spillway.engine.plan import StepPlan
 from spillway.engine.steer import Steering
 from spillway.engine.view import Prompt

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import inf
 
 from fakescheduler import STATUSES, FakeRequest, FakeScheduler, Status, decode
-
 from spillway.core.latency import token_pairs
 from spillway.engine.view import Prompt, StepView, look
 

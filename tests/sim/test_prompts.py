@@ -9,7 +9,7 @@ import pytest
 from builders import make_spec
 from simdrive import job
 from spillway.core.latency import token_pairs
-from spillway.core.types import Role
+from spillway.core.types import ChunkMode, Role
 from spillway.sim.batch import DecodeBatch
 from spillway.sim.kv import KvPool
 from spillway.sim.prompts import Prompts
@@ -94,3 +94,17 @@ def test_a_preempted_prompt_without_room_blocks_newer_work() -> None:
     assert not prompts.blocked()
     again.preemptions = 1
     assert prompts.blocked()
+
+
+@pytest.mark.parametrize(
+    ("mode", "chunk_tokens"), [(ChunkMode.ENGINE, 100), (ChunkMode.STATIC, 700)]
+)
+def test_a_schedule_is_heeded_by_every_engine_but_a_stock_one(
+    mode: ChunkMode, chunk_tokens: int
+) -> None:
+    prompts = make(Role.DECODE, chunk_mode=mode, chunk_tokens_max=700)
+    asked = resident("a", 1000)
+    asked.job = asked.job._replace(chunks=((100, 10),))
+    prompts.push(asked)
+    prompts.pick(0.0)
+    assert sizes(prompts) == [("a", chunk_tokens)]

@@ -77,6 +77,35 @@ def test_a_batch_slower_than_its_strictest_target_is_over_budget() -> None:
     assert node.state(0.05).over_budget
 
 
+def test_a_per_token_node_keeps_its_steps_with_what_they_computed_and_cost() -> None:
+    node = round_node(per_token=True, chunk_tokens_max=512)
+    node.submit_local(job("a", 1000, 3), 0.0)
+    finish(node)
+    features = [
+        (one.step, one.decode_seqs, one.kv_tokens, one.prefill_tokens, one.prefill_token_pairs)
+        for one in node.recent_steps
+    ]
+    assert features == [
+        (1, 0, 0, 512, token_pairs(512, 0)),
+        (2, 0, 0, 488, token_pairs(488, 512)),
+        (3, 1, 1001, 0, 0.0),
+        (4, 1, 1002, 0, 0.0),
+    ]
+    for one in node.recent_steps:
+        context = 512 if one.step == 2 else 0
+        chunks = [(one.prefill_tokens, context)] if one.prefill_tokens else []
+        true_s = step_of(one.decode_seqs, one.kv_tokens, chunks)
+        assert one.actual_s == pytest.approx(true_s)
+        assert one.predicted_s == pytest.approx(true_s)
+
+
+def test_a_jumping_node_keeps_no_steps() -> None:
+    node = round_node()
+    node.submit_local(job("a", 1000, 3), 0.0)
+    finish(node)
+    assert not node.recent_steps
+
+
 def test_a_wrong_book_is_noticed() -> None:
     node = round_node(kv_capacity_tokens=5000)
     node.submit_pulled(job("a", 1000, 50), 0.0)

@@ -188,3 +188,19 @@ def test_vllm_xargs_of_another_type_are_the_engines_to_refuse(given: bytes) -> N
     fields = openai.parse_body(sent, is_chat=False).fields
     xargs = json.loads(openai.with_order(sent, fields, "r:7:"))["vllm_xargs"]
     assert xargs == (json.loads(given) if given != b"null" else {"spillway": "r:7:"})
+
+
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+@pytest.mark.parametrize("start", ["", '"vllm_xargs":{'])
+def test_transfer_params_are_refused_wherever_vllm_would_read_them(name: str, start: str) -> None:
+    end = "}" if start else ""
+    text = f'{{"model":"m","prompt":"x",{start}"{name}":1{end}}}'
+    for spelling in (text, text.replace("_transfer", "\\u005ftransfer")):
+        with pytest.raises(RequestError, match=name):
+            openai.parse_body(spelling.encode(), is_chat=False)
+
+
+@pytest.mark.parametrize("xargs", ['{"a":1}', "7", "null"])
+def test_other_extra_arguments_go_through(xargs: str) -> None:
+    body = f'{{"model":"m","prompt":"x","vllm_xargs":{xargs}}}'.encode()
+    assert openai.parse_body(body, is_chat=False).model == "m"

@@ -84,3 +84,31 @@ def test_missing_and_unknown_fields_are_refused() -> None:
 def test_what_is_not_json_or_not_an_object_is_refused(line: bytes) -> None:
     with pytest.raises(NodeError, match="not a node report"):
         wire.decode(line)
+
+
+def test_what_only_a_plug_in_knows_is_optional_and_survives_the_wire() -> None:
+    plain = a_report()
+    assert (plain.boot_id, plain.fault, plain.errors) == ("", "", 0)
+    assert (plain.gain_decode, plain.gain_prefill, plain.margin) == (1.0, 1.0, 1.0)
+    assert b"gain" not in wire.encode(plain)  # so a reader that does not know it is not disturbed
+    full = a_report(
+        boot_id="b1",
+        backlog_tokens_running=400,
+        pulling_seqs=3,
+        chunk_tokens_now=512,
+        gain_decode=1.2,
+        gain_prefill=0.9,
+        margin=1.1,
+        errors=1,
+        fault="ValueError: a bug",
+    )
+    assert wire.decode(wire.encode(full)) == full
+    assert wire.to_state(full, 1.0, "r1") == wire.to_state(plain, 1.0, "r1")
+
+
+def test_a_step_says_what_its_chunks_were_sized_to_if_they_were() -> None:
+    sized = wire.StepTaken(7, 16, 9000, 512, 131_328.0, 0.05, 0.049, 0.04, 0.054)
+    plain = wire.StepTaken(8, 16, 9016, 0, 0.0, 0.012)
+    report = a_report(recent_steps=(sized, plain))
+    assert wire.decode(wire.encode(report)).recent_steps == (sized, plain)
+    assert plain.budget_s == 0.0

@@ -20,7 +20,7 @@ from spillway.core.placement import (
     safe_plan,
     state_veto,
 )
-from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
+from spillway.core.types import ChunkMode, ClusterView, NodeId, NodeView, RequestView
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class KairosPaper:
     clamp_chunk: chi = min(node budget, prompt), as ported; off takes the budget alone.
     exclusive: at most one deflected prompt per decode node, until a report clears it.
     literal: the node executes the schedule as it is; off lets it size each step to its residents,
-        and takes that for the schedule (beta and sizes_tokens are then not used).
+        and takes that for the schedule (beta and sizes_tokens are then not used). Stock engines
+        follow none, so that there it is always off.
     """
 
     alpha: float = 1.3
@@ -72,7 +73,7 @@ class KairosPaper:
             return deflect_or_reject(request, cluster)
         decode_id = self.pick_decode(request, cluster)
         candidates.append(Candidate(prefill.spec.node_id, decode_id, remote, Reason.SLOWER))
-        best: tuple[float, NodeId, ChunkPlan, TtftEstimate] | None = None
+        best: tuple[float, NodeView, ChunkPlan, TtftEstimate] | None = None
         for node in cluster.decode:
             node_id = node.spec.node_id
             plan, veto = self._plan(request, node, cluster)
@@ -82,15 +83,16 @@ class KairosPaper:
             estimate = TtftEstimate(execute_s=plan.execute_s)
             candidates.append(Candidate(None, node_id, estimate, Reason.SLOWER))
             if best is None or plan.execute_s < best[0]:
-                best = (plan.execute_s, node_id, plan, estimate)
+                best = (plan.execute_s, node, plan, estimate)
         reason = Reason.NO_SAFE_DECODE_NODE
         if best is not None:
-            total_s, node_id, plan, estimate = best
+            total_s, node, plan, estimate = best
             if total_s > request.slo.ttft_s:
                 reason = Reason.TTFT_VETO
             elif total_s > self.alpha * remote.total_s:
                 reason = Reason.FASTER_ON_PREFILL
             else:
+                node_id = node.spec.node_id
                 return Decision(
                     Route.DEFLECTED,
                     Reason.FASTER_ON_DECODE,
@@ -98,7 +100,7 @@ class KairosPaper:
                     node_id,
                     estimate,
                     plan,
-                    self.literal,
+                    self._is_literal(node),
                     mark_chosen(candidates, None, node_id),
                 )
         if decode_id is None:
@@ -139,6 +141,10 @@ class KairosPaper:
         execute_s += profile.token_pair_s * prompt * (prompt + 1) / 2
         return TtftEstimate(queue_s=wait_s, execute_s=execute_s)
 
+    def _is_literal(self, node: NodeView) -> bool:
+        """A stock engine follows no schedule; there, its own setting has to be safe."""
+        return self.literal and node.spec.chunk_mode is not ChunkMode.STATIC
+
     def _plan(
         self, request: RequestView, node: NodeView, cluster: ClusterView
     ) -> tuple[ChunkPlan | None, Reason]:
@@ -147,7 +153,7 @@ class KairosPaper:
             return None, veto
         if self.exclusive and node.backlog_prompts:
             return None, Reason.CAP_VETO
-        if not self.literal:
+        if not self._is_literal(node):
             return safe_plan(request, node), Reason.TBT_VETO
         # The strictest resident is protected; the arriving class only on an empty node.
         target_s = node.tbt_s_min if node.decode_seqs else request.slo.tbt_s

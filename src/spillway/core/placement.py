@@ -17,7 +17,14 @@ from spillway.core.ttft import (
     ttft_via_decode,
     ttft_via_prefill,
 )
-from spillway.core.types import ChunkMode, ClusterView, NodeId, NodeView, RequestView
+from spillway.core.types import (
+    ChunkMode,
+    ClusterView,
+    NodeId,
+    NodeView,
+    RequestView,
+    Role,
+)
 
 # Share of a node's KV that admission may promise; the rest absorbs what outgrows the forecast.
 KV_WATERMARK_FRAC = 0.92
@@ -158,6 +165,12 @@ def fixed_plan(
     return plan, True
 
 
+def static_chunk_tokens(node: NodeView) -> int:
+    """Return the prefill tokens of a stock engine's step: of its pool's setting."""
+    spec = node.spec
+    return spec.step_tokens_max if spec.role is Role.PREFILL else spec.chunk_tokens_max
+
+
 def plan_within(request: RequestView, node: NodeView, limit_s: float) -> ChunkPlan | None:
     """Return the schedule `node` would run the prompt by, its steps sized to `limit_s`.
 
@@ -170,7 +183,7 @@ def plan_within(request: RequestView, node: NodeView, limit_s: float) -> ChunkPl
     tokens = request.uncached_tokens(spec.node_id)
     context = request.prompt_tokens - tokens
     if spec.chunk_mode is ChunkMode.STATIC:
-        chunk = min(spec.chunk_tokens_max, tokens)
+        chunk = min(static_chunk_tokens(node), tokens)
         return plan_chunks(profile, seqs, kv_tokens, context, tokens, inf, chunk, 1)
     return plan_chunks(
         profile,

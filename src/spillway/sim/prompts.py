@@ -3,7 +3,7 @@
 First in, first out, with up to a step's worth of tokens shared by as many prompts as fit. How large
 a step's share is depends on the node: a fixed token budget on a prefill node and on a stock decode
 node; on a decode node with the plug-in whatever `core.chunks.next_chunk_tokens` finds safe for the
-batch; or a literal schedule that came with the order.
+batch; or a literal schedule that came with the order, except on a stock node.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Prompts:
         head = self.running[0] if self.running else self._start_next()
         if head is None:
             return
-        literal = _literal_chunk(head) if head.job.chunks else None
+        literal = _literal_chunk(head) if self._follows_schedule(head) else None
         if literal is not None:
             self._pick_literal(head, *literal)
         elif self._fixed_tokens is not None:
@@ -226,7 +226,11 @@ class Prompts:
         if at == len(self.running) and self._start_next() is None:
             return False
         resident = self.running[at]
-        return not resident.job.chunks or _literal_chunk(resident) is None
+        return not self._follows_schedule(resident) or _literal_chunk(resident) is None
+
+    def _follows_schedule(self, resident: Resident) -> bool:
+        """Say whether the prompt came with a schedule that this engine heeds: a stock one none."""
+        return bool(resident.job.chunks) and self._spec.chunk_mode is not ChunkMode.STATIC
 
     def _count(self, resident: Resident, sign: int) -> None:
         remaining = resident.target_tokens - resident.computed_tokens

@@ -7,6 +7,7 @@ own bytes. Validation beyond the types of the fields read here is the engine's j
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
 COMPLETION_TOKENS, PROMPT_TOKENS = b'"completion_tokens":', b'"prompt_tokens":'
 XARGS = "vllm_xargs"
+TRANSFER_PARAMS = ("kv_transfer_params", "ec_transfer_params")
 OUTPUT_TOKENS_COMPLETIONS = 16  # what OpenAI and vLLM assume when a completion names no limit
 
 
@@ -88,11 +90,27 @@ class ParsedBody(NamedTuple):
     fields: Fields
 
 
+def _refuse_transfer_params(fields: Fields) -> None:
+    """Keep from engines what only the router may tell them: a wrong one ends the whole engine.
+
+    vLLM moves the keys of `vllm_xargs` beside those of the body, so they are looked at as well.
+    """
+    xargs: Fields = {}
+    if XARGS in fields:
+        with suppress(msgspec.MsgspecError):  # no object: the engine refuses it
+            xargs = _XARGS.decode(fields[XARGS]) or {}
+    for name in TRANSFER_PARAMS:
+        if name in fields or name in xargs:
+            raise RequestError(
+                f"{name} is set by the router; one from outside can crash an engine", param=name
+            )
+
+
 def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
     """Return what is read of a completion or chat body. About 1 µs and 0.3 µs per KB.
 
     Raises RequestError (400) naming the field, when the body is not a JSON object, a field that
-    is read is missing or has the wrong type, or `kv_transfer_params` is present.
+    is read is missing or has the wrong type, or transfer parameters are present.
     """
     try:
         fields = _FIELDS.decode(body)
@@ -100,11 +118,7 @@ def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
         raise RequestError(f"the body is not a JSON object: {error}") from None
     except RecursionError:
         raise RequestError("the body is nested too deeply") from None
-    if "kv_transfer_params" in fields:
-        raise RequestError(
-            "kv_transfer_params is set by the router; one from outside can crash an engine",
-            param="kv_transfer_params",
-        )
+    _refuse_transfer_params(fields)
     model = _read(fields, "model", _TEXT, "a string")
     if not model:
         raise RequestError("model is missing; it must be a string", param="model")

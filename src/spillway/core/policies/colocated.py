@@ -16,6 +16,7 @@ from spillway.core.placement import (
     fixed_plan,
     least_loaded_decode,
     soonest_prefill,
+    static_chunk_tokens,
     to_prefill,
 )
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
@@ -102,7 +103,7 @@ class Colocated:
             node.backlog_tokens,
             node.backlog_token_pairs,
             inf,
-            self.chunk_tokens if literal else node.spec.chunk_tokens_max,
+            self.chunk_tokens if literal else static_chunk_tokens(node),
             1,
         )
         estimate = TtftEstimate(queue_s=queue_s, execute_s=plan.execute_s)
