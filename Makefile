@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm
+.PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm vllm-demo
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -76,7 +76,7 @@ $(VLLM_STAMP): requirements/vllm.txt scripts/fetch_vllm_sources.py
 	@$(VLLM) scripts/fetch_vllm_sources.py
 	@touch $@
 
-test-vllm: vllm-env ## the plug-in in vLLM's real schedulers; no model, no GPU, no network
+test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster; no GPU
 	@mkdir -p build
 	@for release in .venv-vllm/sources/*; do \
 		echo "vLLM $$(basename $$release), its schedulers only:"; \
@@ -84,6 +84,11 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers; no model, no GPU, 
 			--basetemp=build/pytest-vllm tests/engine/test_scheduler.py || exit 1; \
 	done
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W ignore --basetemp=build/pytest-vllm tests/engine
+	@echo "Real engines: one prefill and one decode node, KV by NIXL:"
+	@PYTHONPATH=src nice $(VLLM) -m pytest -W default --basetemp=build/pytest-vllm tests/vllm
+
+vllm-demo: setup vllm-env ## real vLLM engines on the processor, NIXL between them, and the router
+	@$(BIN)/spillway up --engine vllm
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -134,9 +134,6 @@ async def test_a_model_that_is_not_served_is_the_operators_error(start) -> None:
             await client.facts("another")
 
 
-METRICS = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="2500",engine="0"} 1.0\n'
-
-
 @asynccontextmanager
 async def serving(*routes: web.RouteDef) -> AsyncIterator[str]:
     """Serve some routes and yield the URL."""
@@ -151,18 +148,59 @@ async def serving(*routes: web.RouteDef) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def test_vllms_metrics_tell_the_kv_room_and_a_missing_version_is_no_fault() -> None:
+@pytest.mark.parametrize(
+    "labels", ['block_size="16",num_gpu_blocks="2500",x="None"', 'kv_cache_size_tokens="40000"']
+)
+async def test_what_vllm_tells_without_a_plug_in(labels: str) -> None:
+    tried: list[int] = []
+
     async def models(request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "m", "max_model_len": 2048}]})
 
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(text=METRICS)
+        return web.Response(text=f"vllm:cache_config_info{{{labels}}} 1.0\n")
 
-    routes = [web.get("/v1/models", models), web.get("/metrics", metrics)]
+    async def complete(request: web.Request) -> web.Response:
+        largest = max((await request.json())["prompt"])
+        tried.append(largest)
+        if largest >= 2000:
+            return web.Response(status=400, text=f"Token id {largest} is out of vocabulary")
+        return web.Response(body=b"data: {}\n\n")
+
+    routes = [
+        web.get("/v1/models", models),
+        web.get("/metrics", metrics),
+        web.post("/v1/completions", complete),
+    ]
     async with serving(*routes) as url, client_of(url) as client:
         facts = await client.facts(None)
+        tried.clear()
+        prompt = client.start(500, 1)
+        await wait_for(lambda: prompt.ended)
     assert facts.kv_capacity_tokens == 40_000
+    assert facts.context_tokens_max == 2048
     assert (facts.version, facts.reports) == ("unknown", False)
+    assert 900 < tried[0] < 1024  # of the largest vocabulary that the engine took
+
+
+async def test_an_engine_that_takes_no_prompt_at_all_is_an_error_in_its_words() -> None:
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}]})
+
+    async def complete(request: web.Request) -> web.Response:
+        return web.Response(status=503, text="still loading")
+
+    routes = [web.get("/v1/models", models), web.post("/v1/completions", complete)]
+    async with serving(*routes) as url, client_of(url) as client:
+        with pytest.raises(NodeError, match="HTTP 503: still loading"):
+            await client.facts(None)
+
+
+async def test_reports_may_come_from_a_port_of_their_own(start) -> None:
+    api, plug_in = await start(stock=True), await start()
+    client = EngineClient(api.url, MonotonicClock(), Random(1), report_url=plug_in.url)
+    async with client:
+        assert (await client.facts(None)).reports
 
 
 async def test_reports_of_another_version_are_not_taken_for_a_stock_engine() -> None:

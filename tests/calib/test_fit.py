@@ -130,6 +130,8 @@ def test_samples_that_cannot_tell_the_coefficients_apart_are_refused(kept, fault
 def test_a_share_to_hold_out_must_be_one() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         fitted(samples_of(HINGED), holdout_frac=1.0)
+    with pytest.raises(ConfigError, match="holds no step out"):
+        fitted(samples_of(HINGED), holdout_frac=0.001)
 
 
 def test_summary_of_errors() -> None:

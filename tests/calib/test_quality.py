@@ -54,7 +54,7 @@ def test_a_refusal_names_the_region_and_a_remedy(bad: FitResult) -> None:
     verdict = judge(bad, SEEN)
     assert not verdict.accepted
     assert verdict.summary.startswith("Refused: ")
-    assert "limit of 10%" in verdict.summary
+    assert "limit of 10 %" in verdict.summary
     told = " ".join(verdict.remarks)
     assert "The worst region: decode only, context 2,048 to 8,192: " in told
     assert "profile again" in told  # repeats differ as much as the law errs

@@ -34,7 +34,12 @@ def client_of(url: str) -> EngineClient:
 
 
 async def measured(url: str, limits: EngineLimits = LIMITS, **changes: object) -> Measured:
-    options: dict = {"from_reports": True, "quick": True, "time_limit_s": 60.0}
+    options: dict = {
+        "from_reports": True,
+        "quick": True,
+        "time_limit_s": 60.0,
+        "rng": stream(1, "test"),
+    }
     async with client_of(url) as client:
         await client.facts(None)
         return await measure(client, limits, MonotonicClock(), **(options | changes))
@@ -89,7 +94,7 @@ async def climb(url: str, ladder: Ladder, limits: EngineLimits = LIMITS) -> tupl
     clock = MonotonicClock()
     async with client_of(url) as client:
         await client.facts(None)
-        async with ReportedSteps(clock).listening(client) as steps:
+        async with ReportedSteps(clock, stream(1, "test")).listening(client) as steps:
             steps.recording = True
             drive = Drive(client, limits, steps, clock, clock.now_s() + 60.0)
             await drive.climb(ladder, lambda rung: None)
@@ -130,7 +135,7 @@ async def test_an_engine_that_dies_is_an_error(start) -> None:
     engine = await start()
     async with client_of(engine.url) as client:
         await client.facts(None)
-        async with ReportedSteps(MonotonicClock()).listening(client) as steps:
+        async with ReportedSteps(MonotonicClock(), stream(1, "test")).listening(client) as steps:
             await engine.kill()
             with pytest.raises(NodeError, match="reports"):
                 await steps.idle()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from spillway.calib.client import SILENCE_S, TokenStream
@@ -30,7 +32,7 @@ def a_report(*steps: StepTaken) -> NodeReport:
 
 @pytest.fixture
 def steps() -> ReportedSteps:
-    made = ReportedSteps(ManualClock())
+    made = ReportedSteps(ManualClock(), Random(1))
     made.recording = True
     return made
 
@@ -54,11 +56,14 @@ def test_steps_that_nobody_heard_of_are_counted(steps: ReportedSteps) -> None:
     assert steps.steps_missed == 3
 
 
-def test_repeats_beyond_the_bound_are_left_out(steps: ReportedSteps) -> None:
+def test_of_many_repeats_a_few_are_kept_from_all_over_the_time(steps: ReportedSteps) -> None:
     for number in range(100):
-        steps.take(a_report(StepTaken(number, 1, 500, 0, 0.0, 0.01)))
+        steps.take(a_report(StepTaken(number, 1, 500, 0, 0.0, 0.01 * (number + 1))))
     assert len(steps.samples) == SHAPE_SAMPLES_MAX
     assert steps.steps_missed == 0
+    kept = [one.step_s for one in steps.samples]
+    assert max(kept) > 0.5  # not the first ones only
+    assert min(kept) < 0.5
 
 
 def test_what_teaches_nothing_is_left_out(steps: ReportedSteps) -> None:

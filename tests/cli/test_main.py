@@ -13,7 +13,7 @@ from spillway.cli import explain as explain_command
 from spillway.core.errors import NodeError
 
 COMMANDS = (
-    *("demo", "up", "serve", "engine", "simulate", "load", "explain"),
+    *("demo", "up", "serve", "engine", "simulate", "load", "explain", "profile", "fit"),
     *("policies", "profiles", "version"),
 )
 
@@ -32,7 +32,7 @@ def test_each_command_has_help(spillway: Command, name: str) -> None:
     assert f"spillway {name}" in done.out
 
 
-@pytest.mark.parametrize("name", ["demo", "up", "serve", "engine", "simulate", "load", "explain"])
+@pytest.mark.parametrize("name", COMMANDS[:-3])
 def test_help_of_what_does_something_shows_an_example(spillway: Command, name: str) -> None:
     assert "Example" in spillway(name, "-h").out
 

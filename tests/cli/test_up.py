@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from spillway.cli.cluster import ClusterPlan, LocalCluster
-from spillway.cli.up import welcome
+from spillway.cli.up import up, welcome
+from spillway.cli.up_vllm import make_plan
+from spillway.core.errors import ConfigError
 
 
 @pytest.fixture
@@ -42,3 +45,15 @@ def test_the_curl_line_can_be_pasted(text: str) -> None:
 def test_every_engine_is_listed_with_its_process(text: str) -> None:
     assert "p0  http://127.0.0.1:1   pid 11" in text
     assert "d0  http://127.0.0.1:2   pid 12" in text
+
+
+def test_real_engines_want_their_environment(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make vllm-env"):
+        make_plan(tmp_path / "python", 1, 1, 0.06, stock=False)
+    assert make_plan(Path(sys.executable), 1, 1, 0.05, stock=False).plugin == {"tbt_s": 0.05}
+    assert make_plan(Path(sys.executable), 1, 1, 0.05, stock=True).plugin is None
+
+
+def test_only_known_kinds_of_engine_are_started() -> None:
+    with pytest.raises(ConfigError, match="--engine 'triton': choose fake or vllm"):
+        up(engine="triton")

@@ -185,6 +185,21 @@ async def test_reports_tell_of_dispatches_and_rise(start, client):
         assert heard[-1].tbt_s_min is None
 
 
+async def test_reports_hold_every_step_once(start, client):
+    engine = await start()
+    async with client.session.get(engine.url + "/spillway/reports?router=r1") as reports:
+        await client.stream(engine, {"prompt": PROMPT, "max_tokens": 30})
+        heard = []
+        while len(heard) < 30:
+            report = decode(await reports.content.readline())
+            heard += report.recent_steps
+            if heard:
+                assert report.last_step_actual_s == heard[-1].actual_s > 0
+                assert report.last_step_predicted_s == heard[-1].predicted_s > 0
+    assert [one.step for one in heard] == list(range(1, 31))
+    assert [one.prefill_tokens for one in heard] == [len(PROMPT)] + [0] * 29
+
+
 async def test_a_report_never_claims_a_dispatch_it_does_not_include(start, client):
     engine = await start("prefill", step_tokens_max=16)
     async with client.session.get(engine.url + "/spillway/reports?router=r1") as reports:

@@ -12,6 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+from spillway.vllmcluster.cluster import VllmCluster
+from spillway.vllmcluster.model import VOCABULARY
 from vllmdrive import (
     DEFLECT_ALL,
     PREFILL_ALL,
@@ -23,8 +26,6 @@ from vllmdrive import (
     url_of,
     words,
 )
-
-from spillway.vllmcluster.cluster import VllmCluster
 
 PLAN = {"dtype": "float32"}
 PROMPTS = 50
@@ -73,6 +74,6 @@ async def test_both_paths_give_the_same_tokens(
             seen.add(tuple(round(one, 2) for one in here.logprobs))
     # Not vacuous: every prompt has an answer of its own, far from what equal logits would give.
     assert len(seen) == PROMPTS
-    uniform = -math.log(4096)
+    uniform = -math.log(VOCABULARY)
     assert all(max(one) > uniform + 3 for one in seen)
     assert all(len(set(one)) > 2 for one in seen)

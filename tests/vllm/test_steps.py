@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
-from vllmdrive import Answer, Heard, ask, completion, listening, token_ids, until
 
 from spillway.core.chunks import next_chunk_tokens
 from spillway.core.latency import token_pairs
 from spillway.vllmcluster.cluster import VllmCluster
 from spillway.vllmcluster.plan import profile_file
 from spillway.wire.report import StepTaken
+from vllmdrive import Answer, Heard, ask, completion, listening, token_ids, until
 
 PLAN = {"plugin": {"tbt_s": 0.03, "skipped_steps_max": 4}}
 STREAMS = 16

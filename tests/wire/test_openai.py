@@ -56,6 +56,9 @@ def test_a_completion_without_a_limit_has_the_engines_default() -> None:
         ({"model": "m", "prompt": "x", "max_tokens": 1.5}, "max_tokens"),
         ({"model": "m", "prompt": "x", "max_tokens": -1}, "max_tokens"),
         ({"model": "m", "prompt": "x", "kv_transfer_params": None}, "kv_transfer_params"),
+        ({"model": "m", "prompt": "x", "n": 2}, "n"),
+        ({"model": "m", "prompt": "x", "best_of": 3}, "best_of"),
+        ({"model": "m", "prompt": "x", "use_beam_search": True}, "use_beam_search"),
         (b'{"model":"m","prompt":"x","kv\\u005ftransfer_params":{}}', "crash an engine"),
     ],
 )

@@ -10,7 +10,7 @@ from spillway.calib.samples import Sample
 
 CHUNK_SMALL_TOKENS_MAX = 256
 CONTEXT_BOUNDS_TOKENS = (512, 2048, 8192)
-BUCKET_LOG_WIDTH = log(1.1)  # contexts within 10 % count as the same
+INDEX_LOG_WIDTH = log(1.1)  # contexts within 10 % count as the same
 
 
 class Regime(StrEnum):
@@ -37,8 +37,8 @@ class Shape(NamedTuple):
 
     decode_seqs: int
     prefill_tokens: int
-    kv_bucket: int
-    context_bucket: int
+    kv_index: int
+    context_index: int
 
 
 def regime(sample: Sample) -> Regime:
@@ -95,10 +95,10 @@ def shape(sample: Sample) -> Shape:
     return Shape(
         sample.decode_seqs,
         sample.prefill_tokens,
-        _bucket(sample.kv_tokens),
-        _bucket(chunk_context_tokens(sample)),
+        _index(sample.kv_tokens),
+        _index(chunk_context_tokens(sample)),
     )
 
 
-def _bucket(tokens: float) -> int:
-    return round(log1p(tokens) / BUCKET_LOG_WIDTH)
+def _index(tokens: float) -> int:
+    return round(log1p(tokens) / INDEX_LOG_WIDTH)

@@ -1,4 +1,4 @@
-"""Measured steps, and the file they are kept in: one JSON object per line, the first of them a head.
+"""Measured steps, and the file they are kept in: one JSON object per line, the first one a head.
 
 The head says what was measured, where and how, so that a file explains itself years later and a
 profile fitted to it can carry its provenance on.
@@ -14,7 +14,6 @@ import msgspec
 from spillway.core.errors import ConfigError
 
 SAMPLES_SCHEMA_VERSION = 1
-SAMPLES_KIND = "spillway step samples"
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
@@ -37,6 +36,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefill_token_pairs: Amount = 0.0
     step_s: Positive
     cpu_s: Amount = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.decode_seqs or self.prefill_tokens):
+            raise ValueError("a step computes something")
+        if self.prefill_token_pairs and not self.prefill_tokens:
+            raise ValueError("prefill_token_pairs without prefill_tokens")
 
 
 class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +70,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     notes: whatever else a reader should know.
     """
 
-    kind: Literal["spillway step samples"] = SAMPLES_KIND
+    kind: Literal["spillway step samples"] = "spillway step samples"
     schema_version: int = SAMPLES_SCHEMA_VERSION
     spillway_version: str
     date: str

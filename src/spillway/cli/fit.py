@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spillway.cli import options
+from spillway.cli.options import DEFAULT_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from spillway.report.grid import Grid
 
 NOTHING = "–"
+LEGEND = """\
+mean, median, p95: size of predicted / measured - 1 on the steps held out; bias:
+its median, above 0 where the law says too much; repeats: how far repeats of one
+and the same step lie apart, which no law can be expected to beat."""
 TIME_UNITS = (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9), ("ps", 1e12))
 
 SampleFileName = Annotated[
@@ -55,6 +59,7 @@ KvBytes = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Bytes of KV per token. Default: as profiled."),
 ]
+Seed = Annotated[int, typer.Option(help="Seed of what is held out.")]
 Notes = Annotated[str, typer.Option(help="A remark to keep in the profile.")]
 
 
@@ -68,12 +73,12 @@ def fit(
     clock: ClockName = "wall",
     kv_bytes_per_token: KvBytes = None,
     notes: Notes = "",
-    seed: options.Seed = options.DEFAULT_SEED,
+    seed: Seed = DEFAULT_SEED,
 ) -> None:
     """Fit a latency profile to measured steps, and judge it.
 
-    Some of the step shapes are held out, and the law is judged by its error on them.
-    Above the limit no profile is written, and the exit status is 1.
+    Some of the step shapes are held out, and the law is judged by its error on
+    them. Above the limit no profile is written, and the exit status is 1.
 
     [bold]Examples[/bold]
       spillway fit samples.jsonl --out h100.json
@@ -143,6 +148,7 @@ def _write(out: Path, samples: SampleFile, fitted: FitResult, notes: str) -> Non
 
 
 def _draw(path: Path, samples: SampleFile, fitted: FitResult, limit_frac: float) -> None:
+    from spillway.calib.quality import percent
     from spillway.calib.regimes import Regime, regime
     from spillway.cli.output import make_folder
     from spillway.report.fitplot import FitPoint, ShownFit, fit_figure
@@ -163,7 +169,7 @@ def _draw(path: Path, samples: SampleFile, fitted: FitResult, limit_frac: float)
     head = samples.head
     title = (
         f"{head.model} on {head.engine} {head.engine_version}: mean error "
-        f"{fitted.holdout.mean_frac:.1%} on {fitted.holdout.steps} steps held out"
+        f"{percent(fitted.holdout.mean_frac)} on {fitted.holdout.steps} steps held out"
     )
     make_folder(path)
     write_figure(path, fit_figure, ShownFit(title, [*Regime], points, limit_frac))
@@ -188,10 +194,7 @@ def _show(samples: SampleFile, fitted: FitResult, verdict: Verdict) -> None:
     print_grid(_law_table(fitted), sys.stdout)
     print()
     print_grid(_error_table(fitted, [*by_regime(fitted), *by_context(fitted)]), sys.stdout)
-    print(
-        "errors: |predicted / measured - 1| of held-out steps; bias above 0: the law says too much;"
-    )
-    print("repeats: how far repeats of one and the same step lie apart, which no law can beat.\n")
+    print(f"{LEGEND}\n")
     print(paragraph(verdict.summary))
     for line in verdict.remarks:
         print(paragraph(f"- {line}"))

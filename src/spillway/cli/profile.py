@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spillway.cli import options
+from spillway.cli.options import DEFAULT_SEED
 
 if TYPE_CHECKING:
     from spillway.calib.client import EngineFacts
@@ -51,12 +51,11 @@ KvCapacity = Annotated[
         rich_help_panel=UNTOLD,
     ),
 ]
-VocabTokens = Annotated[
-    int | None,
+ReportUrl = Annotated[
+    str | None,
     typer.Option(
-        metavar="N",
-        min=64,
-        help="Prompts use token ids below this. For vocabularies under 20,000.",
+        metavar="URL",
+        help="Where its plug-in reports, when that has a port of its own (report_port).",
         rich_help_panel=UNTOLD,
     ),
 ]
@@ -72,13 +71,19 @@ KvBytes = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Bytes of KV per token.", rich_help_panel=RECORD),
 ]
-Gpu = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=RECORD)]
-Dtype = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=RECORD)]
-TensorParallel = Annotated[int, typer.Option(metavar="N", min=1, rich_help_panel=RECORD)]
+Gpu = Annotated[str, typer.Option(metavar="NAME", help="What it runs on.", rich_help_panel=RECORD)]
+Dtype = Annotated[
+    str, typer.Option(metavar="NAME", help="Its number type.", rich_help_panel=RECORD)
+]
+TensorParallel = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Over how many GPUs.", rich_help_panel=RECORD)
+]
+Seed = Annotated[int, typer.Option(help="Seed of the prompts' random tokens.")]
 
 
 def profile(
     url: Url,
+    report_url: ReportUrl = None,
     out: Out = Path("samples.jsonl"),
     quick: Quick = False,
     time_limit_s: TimeLimit = 300.0,
@@ -87,28 +92,28 @@ def profile(
     streams: Streams = 64,
     chunk_tokens: ChunkTokens = None,
     kv_capacity_tokens: KvCapacity = None,
-    vocab_tokens: VocabTokens = None,
     model_config: ModelConfigFile = None,
     kv_bytes_per_token: KvBytes = None,
     gpu: Gpu = "unknown",
     dtype: Dtype = "unknown",
     tensor_parallel: TensorParallel = 1,
-    seed: options.Seed = options.DEFAULT_SEED,
+    seed: Seed = DEFAULT_SEED,
 ) -> None:
     """Measure how long an engine's steps take, for spillway fit.
 
-    It holds batches of streams at several contexts, sends prompts beside them, and
-    takes each step's time from the engine's reports or, on stock vLLM, from the
+    It holds batches of streams at several contexts, sends prompts beside them,
+    and takes step times from the engine's reports or, on stock vLLM, from the
     gaps between tokens. Nobody else should use the engine meanwhile.
 
     [bold]Examples[/bold]
       spillway profile --url http://10.0.0.21:8000 --gpu "NVIDIA H100"
-      spillway profile --url http://10.0.0.21:8000 --chunk-tokens 512    (stock vLLM)
+      spillway profile --url http://10.0.0.21:8000 --chunk-tokens 512
     """
     from spillway.calib.profiling import ProfileOptions
 
     asked = ProfileOptions(
         url=url,
+        report_url=report_url,
         model=model,
         source="gaps" if from_gaps else "auto",
         quick=quick,
@@ -116,7 +121,6 @@ def profile(
         streams_max=streams,
         chunk_tokens=chunk_tokens,
         kv_capacity_tokens=kv_capacity_tokens,
-        vocab_tokens=vocab_tokens,
         gpu=gpu,
         dtype=dtype,
         tensor_parallel=tensor_parallel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,18 +14,47 @@ if TYPE_CHECKING:
     from spillway.cli.cluster import ClusterPlan, LocalCluster
 
 FOLDER = "build/up"
+ENGINES = ("fake", "vllm")
+
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="2p2d",
+        help="How many prefill and decode nodes. Default: 2p2d, of vLLM 1p1d.",
+        rich_help_panel=options.CLUSTER,
+    ),
+]
+Policy = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How to decide where a prompt runs. See: spillway policies.",
+        rich_help_panel=options.CLUSTER,
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(help="fake or vllm: what the engines are.", rich_help_panel=options.CLUSTER)
+]
+VllmPython = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="With --engine vllm: the interpreter that has vLLM.",
+        rich_help_panel=options.CLUSTER,
+    ),
+]
+Stock = Annotated[
+    bool,
+    typer.Option(
+        "--stock", help="With --engine vllm: without the plug-in.", rich_help_panel=options.CLUSTER
+    ),
+]
 
 
 def up(
-    cluster: options.Cluster = options.DEFAULT_CLUSTER,
-    policy: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="How to decide where a prompt runs. See: spillway policies.",
-            rich_help_panel=options.CLUSTER,
-        ),
-    ] = "headroom",
+    cluster: Cluster = None,
+    engine: Engine = "fake",
+    policy: Policy = "headroom",
     profile: options.Profile = DEFAULT_PROFILE,
     bias: options.Bias = 1.0,
     noise: options.Noise = 0.0,
@@ -32,24 +62,38 @@ def up(
     slo_ttft_s: options.SloTtft = 1.0,
     slo_tbt_s: options.SloTbt = 0.06,
     port: options.Port = 8000,
+    vllm_python: VllmPython = Path(".venv-vllm/bin/python"),
+    stock: Stock = False,
 ) -> None:
-    """Start fake engines and a router here, and leave them running.
+    """Start engines and a router here, and leave them running.
 
-    Every engine and the router is a process of its own on loopback. Ctrl-C
-    stops them all. Their logs are in build/up.
+    Every engine is a process of its own on loopback. Ctrl-C stops them all. Their
+    logs are in build/up. With --engine vllm they are real ones, on the processor,
+    with a tiny model of random weights and KV transfer by NIXL.
 
     [bold]Examples[/bold]
       spillway up
       spillway up --cluster 1p3d --policy kairos-paper --port 9000
+      spillway up --engine vllm
     """
-    import asyncio
-    from contextlib import suppress
-    from pathlib import Path
-
+    from spillway.cli import up_vllm
     from spillway.cli.cluster import ClusterPlan
+    from spillway.core.errors import ConfigError
     from spillway.sim.scenario import parse_cluster
 
-    prefill_count, decode_count = parse_cluster(cluster)
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}")
+    default = up_vllm.DEFAULT_CLUSTER if engine == "vllm" else options.DEFAULT_CLUSTER
+    prefill_count, decode_count = parse_cluster(cluster or default)
+    if engine == "vllm":
+        up_vllm.run(
+            up_vllm.make_plan(vllm_python, prefill_count, decode_count, slo_tbt_s, stock=stock),
+            policy,
+            port=port,
+            slo_ttft_s=slo_ttft_s,
+            slo_tbt_s=slo_tbt_s,
+        )
+        return
     plan = ClusterPlan(
         folder=Path(FOLDER),
         prefill_count=prefill_count,
@@ -63,6 +107,13 @@ def up(
         bias_frac=bias,
         noise_frac=noise,
     )
+    _run(plan)
+
+
+def _run(plan: ClusterPlan) -> None:
+    import asyncio
+    from contextlib import suppress
+
     with suppress(KeyboardInterrupt):  # the way to end it, and everything has ended by then
         asyncio.run(_stay_up(plan))
 

@@ -112,6 +112,8 @@ def _draw_sizes(axes: Axes, by_regime: dict[str, list[FitPoint]], limit_frac: fl
         )
     _zero_and_limit(axes, limit_frac, upright=False)
     axes.set(xlabel="scheduled tokens of the step (log scale)", ylabel="error, %")
+    meaning = "above 0 the law says too much, below 0 too little; faint: fitted to, solid: held out"
+    axes.set_title(meaning, color=MUTED, fontsize=9)
     plain_ticks(axes.xaxis)
 
 

@@ -131,6 +131,7 @@ def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
         output_tokens_max = OUTPUT_TOKENS_COMPLETIONS
     if output_tokens_max is not None and output_tokens_max < 0:
         raise RequestError("max_tokens must not be negative", param="max_tokens")
+    _one_answer(fields)
     tools = fields.get("tools") if is_chat else None
     return ParsedBody(
         model=model,
@@ -140,6 +141,22 @@ def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
         is_chat=is_chat,
         fields=fields,
     )
+
+
+def _one_answer(fields: Fields) -> None:
+    """Raise RequestError for a request that an engine splits into several of the same prompt.
+
+    Each of them would fetch the one KV that a prefill node holds; all but the first may read
+    blocks that are freed by then, and nothing would say so.
+    """
+    for name in ("n", "best_of"):
+        count = _read(fields, name, _LIMIT, "an integer")
+        if count is not None and count > 1:
+            raise RequestError(
+                f"{name} above 1 is not supported; send the request {count} times", param=name
+            )
+    if _read(fields, "use_beam_search", _FLAG, "true or false"):
+        raise RequestError("use_beam_search is not supported", param="use_beam_search")
 
 
 def _prompt(fields: Fields, is_chat: bool) -> bytes:

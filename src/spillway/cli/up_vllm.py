@@ -1,0 +1,101 @@
+"""`spillway up --engine vllm`: real vLLM engines on this machine's processor, and a router.
+
+The engines run in an environment of their own (`make vllm-env`); this process only drives them and
+holds the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from spillway.vllmcluster.cluster import VllmCluster
+    from spillway.vllmcluster.plan import VllmPlan
+
+DEFAULT_CLUSTER = "1p1d"
+FOLDER = "build/up/vllm"
+
+
+def make_plan(
+    python: Path, prefill_count: int, decode_count: int, slo_tbt_s: float, *, stock: bool
+) -> VllmPlan:
+    """Return what to start. Raises ConfigError when there is no vLLM, or the nodes do not fit."""
+    from spillway.core.errors import ConfigError
+    from spillway.vllmcluster.plan import VllmPlan
+
+    if not python.exists():
+        raise ConfigError(
+            f"--vllm-python: {python} does not exist; make the environment of vLLM with"
+            " `make vllm-env`, or name an interpreter that has vLLM, NIXL and msgspec"
+        )
+    return VllmPlan(
+        folder=Path(FOLDER),
+        python=python,
+        prefill_count=prefill_count,
+        decode_count=decode_count,
+        shape="m10",
+        plugin=None if stock else {"tbt_s": slo_tbt_s},
+    )
+
+
+def run(plan: VllmPlan, policy: str, *, port: int, slo_ttft_s: float, slo_tbt_s: float) -> None:
+    """Run the cluster until Ctrl-C."""
+    with suppress(KeyboardInterrupt):  # the way to end it, and everything has ended by then
+        asyncio.run(stay_up(plan, policy, port=port, slo_ttft_s=slo_ttft_s, slo_tbt_s=slo_tbt_s))
+
+
+async def stay_up(
+    plan: VllmPlan, policy: str, *, port: int, slo_ttft_s: float, slo_tbt_s: float
+) -> None:
+    """Run engines and a router until cancelled, or until an engine ends. Raises NodeError."""
+    from spillway.cli.output import note
+    from spillway.router.app import serve_config
+    from spillway.vllmcluster.cluster import VllmCluster
+    from spillway.vllmcluster.routing import router_config
+
+    count = plan.prefill_count + plan.decode_count
+    note(f"starting {count} vLLM engines on the processor; this takes half a minute ...")
+    async with VllmCluster(plan) as cluster:
+        config = router_config(
+            cluster, policy, port=port, slo_ttft_s=slo_ttft_s, slo_tbt_s=slo_tbt_s
+        )
+        router = await serve_config(config)
+        try:
+            typer.echo(welcome(cluster, policy, f"http://{router.settings.host}:{router.port}"))
+            ends: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(node.ended.wait()) for node in cluster.nodes.values()
+            ]
+            await asyncio.wait([*ends, router.broken], return_when=asyncio.FIRST_COMPLETED)
+            ended = [node.name for node in cluster.nodes.values() if node.ended.is_set()]
+            note(f"ended by itself: {', '.join(ended) or 'the router'}; see {plan.folder}")
+        finally:
+            await router.close()
+
+
+def welcome(cluster: VllmCluster, policy: str, url: str) -> str:
+    """Return what to do with the running cluster, with lines that can be pasted."""
+    from spillway.vllmcluster.plan import MODEL_NAME
+
+    body = f'{{"model": "{MODEL_NAME}", "prompt": "Why?", "max_tokens": 16, "stream": true}}'
+    json_type = "content-type: application/json"
+    engines = "\n".join(
+        f"  {node.name:<4}{node.url}   pid {node.pid}" for node in cluster.nodes.values()
+    )
+    return f"""
+{typer.style(f"The router ({policy}) is at {url}", bold=True)}
+{engines}
+
+Ask it something (the model is tiny and random, and so are its answers):
+  curl -N {url}/v1/completions -H '{json_type}' -d '{body}'
+
+Put it under load, then ask why a prompt was deflected:
+  spillway load --url {url} --model {MODEL_NAME} --synthetic burst --rate 1 --duration-s 20
+  spillway explain --url {url}
+
+Look inside: {url}/metrics, {url}/debug/decisions
+Ctrl-C stops everything. Logs: {cluster.plan.folder}"""
