@@ -112,8 +112,8 @@ async def test_streams_that_end_are_opened_anew(start) -> None:
 
 @pytest.mark.slow
 async def test_an_engine_with_fewer_places_than_asked_for_is_found_out(start) -> None:
-    engine = await start(seqs_max=3)
-    ladder = Ladder(100, 2000, (Rung(2, ()), Rung(8, ()), Rung(16, ())))
+    engine = await start(seqs_max=3, time_scale=0.5)
+    ladder = Ladder(100, 3900, (Rung(2, ()), Rung(8, ()), Rung(16, ())))
     limits = make_limits(
         context_tokens_max=4096, kv_capacity_tokens=60_000, streams_max=16, chunk_tokens_max=512
     )

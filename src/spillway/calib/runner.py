@@ -18,6 +18,7 @@ from spillway.clock import Clock
 from spillway.core.errors import NodeError
 
 START_STEPS = 100  # steps of the others, beyond its prefill, after which a stream should have begun
+START_WAIT_S = 2.0  # and time, for an engine so fast that these steps are nothing
 REFILLS_MAX = 3
 
 Progress = Callable[[int, int, str], None]
@@ -95,15 +96,16 @@ class Drive:
     async def _started(self, streams: list[TokenStream], ladder: Ladder) -> None:
         """Wait for the first tokens; leave the streams for which the engine has no place."""
         patience = START_STEPS + 4 * (ladder.context_tokens // self._chunk_tokens + 1)
-        begun, since_tokens = 0, 0
+        begun, since_tokens, since_s = 0, 0, self._clock.now_s()
 
         def settled() -> bool:
-            nonlocal begun, since_tokens
+            nonlocal begun, since_tokens, since_s
             now = [stream for stream in streams if stream.times_s or stream.ended]
             most_tokens = max((len(stream.times_s) for stream in now), default=0)
             if len(now) != begun:
-                begun, since_tokens = len(now), most_tokens
-            return begun == len(streams) or most_tokens - since_tokens > patience
+                begun, since_tokens, since_s = len(now), most_tokens, self._clock.now_s()
+            stuck = most_tokens - since_tokens > patience
+            return begun == len(streams) or (stuck and self._clock.now_s() > since_s + START_WAIT_S)
 
         await until(self._clock, settled, "the first tokens of the streams")
         waiting = [stream for stream in streams if not (stream.times_s or stream.ended)]
