@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
 
-from spillway.core.chunks import ChunkPlan, drain_s
-from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
+from spillway.core.chunks import drain_s
+from spillway.core.decide import Decision, Reason, Route, TtftEstimate
 from spillway.core.errors import ConfigError
 from spillway.core.placement import (
     deflect_or_reject,
@@ -19,14 +18,8 @@ from spillway.core.placement import (
     static_chunk_tokens,
     to_prefill,
 )
+from spillway.core.policies.places import Place, soonest_place
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
-
-
-class _Place(NamedTuple):
-    node_id: NodeId
-    plan: ChunkPlan
-    literal: bool
-    estimate: TtftEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +50,8 @@ class Colocated:
             raise ConfigError("colocated: chunk_tokens must be at least 1")
 
     def decide(self, request: RequestView, cluster: ClusterView) -> Decision:
-        best: _Place | None = None
-        looked_at: list[Candidate] = []
         nodes = (*cluster.decode, *cluster.prefill) if self.whole_cluster else cluster.decode
-        for node in nodes:
-            found = self._place(request, cluster, node)
-            if isinstance(found, Reason):
-                looked_at.append(Candidate(None, node.spec.node_id, None, found))
-                continue
-            looked_at.append(Candidate(None, found.node_id, found.estimate, Reason.SLOWER))
-            if best is None or found.estimate.total_s < best.estimate.total_s:
-                best = found
+        best, looked_at = soonest_place(nodes, lambda node: self._place(request, cluster, node))
         if best is not None:
             none = Decision(Route.PREFILL, Reason.COLOCATED, candidates=tuple(looked_at))
             return deflected(
@@ -89,7 +73,7 @@ class Colocated:
         node = least_loaded_decode(request, cluster)
         return node.spec.node_id if node else None
 
-    def _place(self, request: RequestView, cluster: ClusterView, node: NodeView) -> _Place | Reason:
+    def _place(self, request: RequestView, cluster: ClusterView, node: NodeView) -> Place | Reason:
         veto = deflection_veto(request, cluster, node)
         if veto is not None:
             return veto
@@ -107,4 +91,4 @@ class Colocated:
             1,
         )
         estimate = TtftEstimate(queue_s=queue_s, execute_s=plan.execute_s)
-        return _Place(node.spec.node_id, plan, literal, estimate)
+        return Place(node.spec.node_id, plan, literal, estimate)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from spillway.core.chunks import ChunkPlan
-from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
+from spillway.core.decide import Decision, Reason, Route
 from spillway.core.errors import ConfigError
 from spillway.core.placement import (
     deflect_or_reject,
@@ -17,15 +15,9 @@ from spillway.core.placement import (
     soonest_prefill,
     to_prefill,
 )
+from spillway.core.policies.places import Place, soonest_place
 from spillway.core.ttft import ttft_via_decode
 from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
-
-
-class _Local(NamedTuple):
-    node_id: NodeId
-    plan: ChunkPlan
-    literal: bool
-    estimate: TtftEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,9 @@ class TaichiLite:
         remote = to_prefill(request, cluster, prefill, decode, Reason.NO_PRESSURE)
         if remote.route is Route.REJECTED:
             return remote
-        local, looked_at = self._soonest_local(request, cluster)
+        local, looked_at = soonest_place(
+            cluster.decode, lambda node: self._local(request, cluster, node)
+        )
         remote = remote._replace(candidates=(*remote.candidates, *looked_at))
         if local is None:
             return remote._replace(reason=Reason.NO_SAFE_DECODE_NODE)
@@ -84,7 +78,7 @@ class TaichiLite:
         node = least_loaded_decode(request, cluster)
         return node.spec.node_id if node else None
 
-    def _reason(self, request: RequestView, remote_s: float, local: _Local) -> Reason:
+    def _reason(self, request: RequestView, remote_s: float, local: Place) -> Reason:
         """Return why to deflect; NO_PRESSURE or FASTER_ON_PREFILL when not to."""
         target_s, local_s = request.slo.ttft_s, local.estimate.total_s
         short = request.uncached_tokens(local.node_id) <= self.short_tokens_max
@@ -96,22 +90,7 @@ class TaichiLite:
             return Reason.PREFILL_BUSY
         return Reason.FASTER_ON_PREFILL
 
-    def _soonest_local(
-        self, request: RequestView, cluster: ClusterView
-    ) -> tuple[_Local | None, list[Candidate]]:
-        best: _Local | None = None
-        looked_at: list[Candidate] = []
-        for node in cluster.decode:
-            found = self._local(request, cluster, node)
-            if isinstance(found, Reason):
-                looked_at.append(Candidate(None, node.spec.node_id, None, found))
-                continue
-            looked_at.append(Candidate(None, found.node_id, found.estimate, Reason.SLOWER))
-            if best is None or found.estimate.total_s < best.estimate.total_s:
-                best = found
-        return best, looked_at
-
-    def _local(self, request: RequestView, cluster: ClusterView, node: NodeView) -> _Local | Reason:
+    def _local(self, request: RequestView, cluster: ClusterView, node: NodeView) -> Place | Reason:
         veto = deflection_veto(request, cluster, node)
         if veto is not None:
             return veto
@@ -119,4 +98,4 @@ class TaichiLite:
         if plan is None:
             return Reason.TBT_VETO
         estimate = ttft_via_decode(request, node, plan, cluster.now_s)
-        return _Local(node.spec.node_id, plan, literal, estimate)
+        return Place(node.spec.node_id, plan, literal, estimate)
