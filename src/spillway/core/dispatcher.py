@@ -63,7 +63,6 @@ class _Tracked:
     """One live request."""
 
     __slots__ = (
-        "decode_id",
         "entry",
         "index",
         "node_id",

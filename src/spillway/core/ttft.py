@@ -120,8 +120,7 @@ def _transfer_s(
     """
     token_bytes = prefill.spec.profile.kv_bytes_per_token
     rate = min(prefill.spec.link_bytes_per_s, decode.spec.link_bytes_per_s)
-    own_s = max(prefill.spec.link_base_s, decode.spec.link_base_s)
-    own_s += request.uncached_tokens(decode.spec.node_id) * token_bytes / rate
+    own_s = link_s(prefill, decode, transfer_bytes(request, prefill, decode))
     free_in_s = prefill.link_until_s - now_s
     if free_in_s < 0.0:
         free_in_s = 0.0
