@@ -119,7 +119,7 @@ def test_a_queue_is_deflected_and_every_candidate_explained() -> None:
 @pytest.mark.parametrize(
     ("changes", "veto"),
     [
-        ({"backlog_prompts": 16, "tbt_s_min": 0.06}, Reason.CAP_VETO),
+        ({"backlog_prompts": 256, "tbt_s_min": 0.06}, Reason.CAP_VETO),
         ({"kv_capacity_tokens": 2200}, Reason.KV_VETO),
         ({"kv_capacity_tokens": 0}, Reason.KV_VETO),
         ({"heard_at_s": NOW_S - 1.01}, Reason.STALE_VETO),
@@ -142,8 +142,8 @@ def test_a_veto_keeps_the_prompt_on_the_prefill_path(
 
 
 def test_up_to_the_cap_several_prompts_share_a_decode_node() -> None:
-    fifteen = {"backlog_prompts": 15, "backlog_tokens": 3000, "tbt_s_min": 0.06}
-    assert decide(prefill_node(3.0), decode_node(**fifteen)).route is Route.DEFLECTED
+    many = {"backlog_prompts": 255, "backlog_tokens": 3000, "tbt_s_min": 0.06}
+    assert decide(prefill_node(3.0), decode_node(**many)).route is Route.DEFLECTED
     one = Headroom(deflections_max=1)
     pending = decode_node(backlog_prompts=1, tbt_s_min=0.06)
     assert decide(prefill_node(3.0), pending, policy=one).reason is Reason.NO_SAFE_DECODE_NODE

@@ -143,7 +143,7 @@ VETOES: dict[str, dict[str, object]] = {
     "KV room for 50k tokens": {"kv_capacity_tokens": 50_000},
     "KV room unknown": {"kv_capacity_tokens": 0},
     "one deflected prompt ahead": {"backlog_prompts": 1, "backlog_until_s": NOW_S + 0.2},
-    "16 deflected prompts ahead": {"backlog_prompts": 16, "backlog_until_s": NOW_S + 0.9},
+    "256 deflected prompts ahead": {"backlog_prompts": 256, "backlog_until_s": NOW_S + 0.9},
     "a backlog without a safe chunk": {"backlog_prompts": 1, "backlog_until_s": float("inf")},
     "lost": {"usable": False},
 }

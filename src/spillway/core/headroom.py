@@ -64,8 +64,9 @@ class Headroom:
              either pool and only the first `plans_max` are estimated in full (only one while there
              is no pressure); nodes that the rank left out are not among the candidates.
 
-    deflections_max: prompts that may be deflected to one node at a time; 1 is the printed rule's
-        limit, that is, the ablation of the shared ledger.
+    deflections_max: prompts that may be deflected to one node at a time: a bound, not a knob. A low
+        one leaves the node idle in an overload that both pools must work off (docs/decisions/005);
+        1 is the printed rule's limit, that is, the ablation of the shared ledger.
     margin_max: how much slower the decode path may be while many wait (it frees the queue).
     slack_frac: share of the TTFT target to spare with which the margin stays 1.
     plans_max: nodes of either pool that are estimated in full.
@@ -75,7 +76,7 @@ class Headroom:
     kv_admission: ablation; off deflects to a node whatever its KV room.
     """
 
-    deflections_max: int = 16
+    deflections_max: int = 256
     margin_max: float = 1.3
     slack_frac: float = 0.3
     plans_max: int = 4
