@@ -85,7 +85,7 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster
 	done
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W ignore --basetemp=build/pytest-vllm tests/engine
 	@echo "Real engines: one prefill and one decode node, KV by NIXL:"
-	@PYTHONPATH=src nice $(VLLM) -m pytest -W default --basetemp=build/pytest-vllm tests/vllm
+	@PYTHONPATH=src nice $(VLLM) -m pytest -W default --basetemp=build/pytest-vllm tests/realvllm
 
 vllm-demo: setup vllm-env ## real vLLM engines on the processor, NIXL between them, and the router
 	@$(BIN)/spillway up --engine vllm

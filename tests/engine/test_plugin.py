@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from spillway.core.types import Role
 from spillway.engine.plugin import ERRORS_MAX, Plugin
 from spillway.engine.settings import EngineSettings
 from spillway.wire.profile import load_profile
-from spillway.wire.report import StepTaken
+from spillway.wire.report import NodeReport, StepTaken
 
 PROFILE = "llama-3.1-8b-a100"
 STEP_S = 0.02
@@ -220,6 +221,26 @@ def test_an_idle_engine_waits_for_nobody() -> None:
     engine.step(0.02)
     assert engine.steps[-1].actual_s == pytest.approx(0.02)
     assert engine.steps[-1].prefill_token_pairs == token_pairs(50, 0)
+
+
+def test_an_engine_that_falls_idle_says_what_it_freed() -> None:
+    """It schedules nothing more, so no later report would say so."""
+    engine = Engine()
+    told: list[NodeReport] = []
+    engine.plugin.reporter.listener = SimpleNamespace(  # type: ignore[assignment]
+        publish=told.append, note_step=lambda step: None
+    )
+    engine.scheduler.decodes(2, 100)
+    output = engine.schedule()
+    assert (told[-1].decode_seqs, told[-1].kv_used_tokens > 0) == (2, True)
+    engine.update(output)
+    assert len(told) == 1  # others still run: the next step's report is soon enough
+    output = engine.schedule()
+    engine.scheduler.requests.clear()
+    engine.scheduler.running.clear()
+    engine.scheduler.kv_cache_manager.usage = 0.0
+    engine.plugin.after_update(output)
+    assert (told[-1].decode_seqs, told[-1].kv_used_tokens) == (0, 0)
 
 
 def test_with_two_batches_in_flight_each_result_meets_its_own_step() -> None:

@@ -18,8 +18,7 @@ import pytest_asyncio
 from spillway.vllmcluster.cluster import VllmCluster
 from spillway.vllmcluster.plan import VllmPlan
 
-# This very folder is a namespace called vllm to a search path that holds `tests`.
-collect_ignore_glob = [] if find_spec("vllm.v1") else ["test_*.py"]
+collect_ignore_glob = [] if find_spec("vllm") else ["test_*.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
