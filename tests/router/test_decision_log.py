@@ -27,25 +27,6 @@ def test_the_last_decisions_are_kept_the_newest_first() -> None:
     assert [one.decided_at_s for one in log.find("r3")] == [3.0]
 
 
-def test_lines_beyond_the_buffer_are_dropped_and_counted(tmp_path) -> None:
-    path = tmp_path / "decisions.jsonl"
-    log = DecisionLog("p", 10, str(path), lines_max=2)
-    for number in range(5):
-        log.add(logged(number))
-    log.flush()
-    log.add(logged(5))
-    log.flush()
-    names = [decode_line(line).logged.request.request_id for line in path.read_bytes().splitlines()]
-    assert (names, log.dropped) == (["r0", "r1", "r5"], 3)
-
-
-def test_a_disk_that_fails_is_counted(tmp_path) -> None:
-    log = DecisionLog("p", 10, str(tmp_path / "missing" / "x.jsonl"))
-    log.add(logged(0))
-    log.flush()
-    assert log.dropped == 1
-
-
 def test_without_a_view_nothing_can_be_replayed() -> None:
     line = decode_line(encode_line(logged(0), "p"))
     with pytest.raises(ValueError, match="without the view"):
@@ -64,7 +45,7 @@ async def test_a_logged_decision_replays_to_the_same_decision(
         client.post({**body, "prompt": list(range(1, 4000 * number + 9))})
     for client in clients:
         assert (await client.answer()).status == 200
-    server.shell.decisions.flush()
+    await server.shell.decisions.file.finish()
     lines = [decode_line(line) for line in path.read_bytes().splitlines()]
     assert len(lines) == 6
     specs = {node.spec.node_id: node.spec for node in nodes}

@@ -207,6 +207,9 @@ class Dispatcher:
         if streaming or tracked.retries >= self.limits.retries_max:
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request_id, 502 if not event.refused else 503, event.reason)]
+        if now_s >= tracked.request.deadline_s:
+            self._close(tracked, Trigger.FAIL, now_s)
+            return [AnswerError(request_id, 504, event.reason)]
         tracked.retries += 1
         if not self._source_died(tracked, event):
             tracked.without = self._to_avoid(tracked, event)

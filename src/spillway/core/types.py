@@ -39,6 +39,7 @@ class RequestView(NamedTuple):
     cached_tokens_by_node: (node id, leading prompt tokens whose KV that node holds); absent is 0.
     output_tokens_max: the client's declared limit, never the true length.
     class_name: the service class that set `slo`; output lengths are learned per class.
+    deadline_s: when its client gives up waiting for a first byte; nothing is retried after that.
     """
 
     request_id: RequestId
@@ -48,6 +49,7 @@ class RequestView(NamedTuple):
     slo: Slo
     class_name: str = "default"
     cached_tokens_by_node: tuple[tuple[NodeId, int], ...] = ()
+    deadline_s: float = inf
 
     def uncached_tokens(self, node_id: NodeId) -> int:
         """Return the prompt tokens that `node_id` has to compute: at least 1.

@@ -97,7 +97,7 @@ class Admin:
         values = {
             "spillway_inflight": len(shell.live),
             "spillway_client_connections": self._count_conns(),
-            "spillway_decision_log_dropped_total": shell.decisions.dropped,
+            "spillway_decision_log_dropped_total": shell.decisions.file.dropped,
             "spillway_events_ignored_total": shell.dispatcher.ignored_events,
             "spillway_policy_failures_total": shell.dispatcher.policy_failures,
         }

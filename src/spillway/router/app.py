@@ -78,7 +78,7 @@ class Server:
             ) from None
         self.port = self._listener.sockets[0].getsockname()[1]
         self._log_writer = self._loop.create_task(
-            self.shell.decisions.write_forever(self.shell.clock)
+            self.shell.decisions.file.write_forever(self.shell.clock)
         )
         self._sweep()
         self._every("sweep", settings.sweep_s, self._sweep)
@@ -108,7 +108,7 @@ class Server:
             pool.close()
         if self._log_writer is not None:
             self._log_writer.cancel()
-        self.shell.decisions.flush()
+        await self.shell.decisions.file.finish()
 
     # --- Front --------------------------------------------------------------------------------
 
@@ -185,6 +185,7 @@ async def serve(
         settings.decision_log_path,
         settings.decision_log_lines_max,
     )
+    log.file.check("decision_log_path")
     dispatcher = Dispatcher(policy, specs, limits, record_views=log.wants_views)
     pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url, _ in known}
     report_urls = {node.spec.node_id: node.report_url for node in known if node.report_url}

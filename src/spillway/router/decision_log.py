@@ -1,21 +1,16 @@
 """The last decisions in memory, and all of them on disk if asked for.
 
 A line of the file holds a decision with every candidate and the whole view it was made on, so that
-it can be made again elsewhere (`replay`). Lines are encoded and written off the event loop from a
-bounded buffer; what does not fit is dropped and counted.
+it can be made again elsewhere (`replay`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from math import inf, isfinite
-from pathlib import Path
-from threading import Lock
 
 import msgspec
 
-from spillway.clock import Clock
 from spillway.core.decide import Policy
 from spillway.core.events import LogDecision
 from spillway.core.types import (
@@ -28,9 +23,8 @@ from spillway.core.types import (
     Role,
     Slo,
 )
+from spillway.router.line_file import LineFile
 from spillway.wire.decisions import DecisionBody, DecisionRecord, from_decision, from_log
-
-FLUSH_S = 0.25
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,34 +80,25 @@ class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionLog:
-    """A ring of the last decisions, and optionally a file with all of them.
-
-    dropped: lines that the buffer or the disk had no room for.
-    """
+    """A ring of the last decisions, and optionally a file with all of them."""
 
     def __init__(self, policy: str, kept_max: int, path: str = "", lines_max: int = 10_000) -> None:
         self._policy = policy
         self._ring: deque[LogDecision] = deque(maxlen=kept_max)
-        self._path = Path(path) if path else None
-        self._lines_max = lines_max
-        self._waiting: list[LogDecision] = []
-        self._writing = Lock()  # the last lines of all are written by whoever closes the router
-        self.dropped = 0
+        self.file: LineFile[LogDecision] = LineFile(
+            path, lambda log: encode_line(log, policy), lines_max
+        )
 
     @property
     def wants_views(self) -> bool:
         """Return whether the dispatcher has to record the view of each decision."""
-        return self._path is not None
+        return self.file.is_wanted
 
     def add(self, log: LogDecision) -> None:
         """Keep a decision. Costs no more than two appends."""
         self._ring.append(log._replace(cluster=None) if log.cluster is not None else log)
-        if self._path is None:
-            return
-        if len(self._waiting) < self._lines_max:
-            self._waiting.append(log)
-        else:
-            self.dropped += 1
+        if self.file.is_wanted:
+            self.file.add(log)
 
     def recent(self, count: int) -> list[DecisionRecord]:
         """Return the last `count` decisions, the newest first."""
@@ -124,29 +109,6 @@ class DecisionLog:
         """Return the kept decisions about one request, the newest first."""
         found = [log for log in self._ring if log.request.request_id == request_id]
         return [from_log(log, self._policy) for log in reversed(found)]
-
-    async def write_forever(self, clock: Clock) -> None:
-        """Write waiting lines every FLUSH_S until cancelled. Returns at once without a path."""
-        while self._path is not None:
-            await clock.sleep_until(clock.now_s() + FLUSH_S)
-            await asyncio.get_running_loop().run_in_executor(None, self._write, self._take())
-
-    def flush(self) -> None:
-        """Write the waiting lines now."""
-        self._write(self._take())
-
-    def _take(self) -> list[LogDecision]:
-        waiting, self._waiting = self._waiting, []
-        return waiting
-
-    def _write(self, logs: list[LogDecision]) -> None:
-        if self._path is None or not logs:
-            return
-        try:
-            with self._writing, self._path.open("ab") as file:
-                file.writelines(encode_line(log, self._policy) for log in logs)
-        except OSError:  # a full disk must not stop the router
-            self.dropped += len(logs)
 
 
 def encode_line(log: LogDecision, policy: str) -> bytes:

@@ -1,7 +1,8 @@
 """Whether each node is there: asks `GET /health` at intervals, and which models it serves.
 
-A node is lost after several failures in a row, or at once when it refuses a connection; it is back
-with the first good answer. A lost node is asked on, at the same pace.
+A node is lost after several failures in a row, or at once when it refuses a connection or its legs
+fail too often (`breaker.py`); it is back with the first good answer after its time. A lost node is
+asked on, at the same pace.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from spillway.router.shell import Shell
 from spillway.wire.openai import MODELS_PATH, read_models
 
 HEALTH_TARGET = b"/health"
+BREAKER = "breaker"  # why a node was lost, when its legs failed
 
 
 class Question(Fetch):
@@ -96,6 +98,13 @@ class NodeHealth:
         """A request found that the node refuses connections."""
         self._lose(Fault.REFUSED.value, is_mute=False)
 
+    def tripped(self) -> None:
+        """Its legs fail although it answers /health: leave it alone for a while."""
+        shell = self._shell
+        if not self.is_lost:
+            shell.breaker.open(self.node_id, shell.clock.now_s())
+            self._lose(BREAKER, is_mute=False)
+
     def close(self) -> None:
         for question in (self._health, self._models):
             if question is not None:
@@ -110,7 +119,8 @@ class NodeHealth:
         self._health = None
         if 200 <= status < 300:
             self._failures = 0
-            self._found()
+            if self._shell.breaker.may_return(self.node_id, self._shell.clock.now_s()):
+                self._found()
             return
         self._failures += 1
         reason = content.decode() if status == 0 else f"http_{status}"
@@ -177,6 +187,7 @@ class HealthWatch:
         self.on_back: Callable[[NodeId], None] = lambda node_id: None
         self.nodes = {spec.node_id: self._node(spec) for spec in specs}
         shell.on_refused = lambda node_id: self.nodes[node_id].refused()
+        shell.on_tripped = self._tripped
 
     def check(self) -> None:
         """Ask every node."""
@@ -186,6 +197,17 @@ class HealthWatch:
     def close(self) -> None:
         for node in self.nodes.values():
             node.close()
+
+    def _tripped(self, node_id: NodeId) -> None:
+        """Eject an outlier. The last usable node of a role is none, however badly it does."""
+        nodes = self._shell.dispatcher.ledger.nodes
+        role = nodes[node_id].spec.role
+        others = (node for node in nodes.values() if node.spec.role is role)
+        if any(node.view.usable for node in others if node.spec.node_id != node_id):
+            self._shell.metrics.ejections[node_id] += 1
+            self.nodes[node_id].tripped()
+        else:
+            self._shell.metrics.ejections_withheld[node_id] += 1
 
     def _node(self, spec: NodeSpec) -> NodeHealth:
         return NodeHealth(self._shell, spec, lambda: self.on_back(spec.node_id))

@@ -40,6 +40,7 @@ class Fault(StrEnum):
     BAD_RESPONSE = "bad_response"
     SILENT = "silent"
     NO_KV_PARAMS = "no_kv_params"
+    TOO_LATE = "deadline_passed"  # the client's patience is over; no fault of the node
 
     @property
     def is_refusal(self) -> bool:

@@ -33,9 +33,8 @@ JSON_TYPE = b"content-type: application/json\r\n"
 _OWN_HEADERS = frozenset(
     b"host connection keep-alive proxy-connection proxy-authenticate proxy-authorization te "
     b"trailer transfer-encoding upgrade http2-settings content-length content-encoding expect "
-    b"accept-encoding "
-    b"x-request-id x-slo-ttft-ms x-slo-tbt-ms x-slo-class x-spillway-dispatch x-spillway-chunks "
-    b"x-spillway-route x-spillway-reason".split()
+    b"accept-encoding x-request-id x-request-timeout-ms x-slo-ttft-ms x-slo-tbt-ms x-slo-class "
+    b"x-spillway-dispatch x-spillway-chunks x-spillway-route x-spillway-reason".split()
 )
 
 

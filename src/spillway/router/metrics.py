@@ -19,6 +19,11 @@ METRICS: dict[str, tuple[str, str]] = {
     "spillway_inflight": ("gauge", "Requests that have not ended."),
     "spillway_client_connections": ("gauge", "Open client connections."),
     "spillway_upstream_errors_total": ("counter", "Legs that failed, by node and kind."),
+    "spillway_ejections_total": ("counter", "Nodes taken out for failing legs, by node."),
+    "spillway_ejections_withheld_total": (
+        "counter",
+        "Ejections not made because the node is the last usable one of its role, by node.",
+    ),
     "spillway_upstream_connections_total": ("counter", "Connections opened, by node."),
     "spillway_upstream_reused_total": ("counter", "Requests sent on an idle connection, by node."),
     "spillway_upstream_retried_total": ("counter", "Idle connections found dead, by node."),
@@ -78,6 +83,8 @@ class RouterMetrics:
     __slots__ = (
         "bad_requests",
         "decisions",
+        "ejections",
+        "ejections_withheld",
         "predicted_ttft",
         "reports",
         "reports_dropped",
@@ -91,6 +98,8 @@ class RouterMetrics:
         self.bad_requests: Counter[int] = Counter()  # status
         self.decisions: Counter[str] = Counter()  # reason
         self.upstream_errors: Counter[tuple[str, str]] = Counter()  # (node, kind)
+        self.ejections: Counter[str] = Counter()  # node
+        self.ejections_withheld: Counter[str] = Counter()  # node
         self.reports: Counter[str] = Counter()  # node
         self.reports_dropped: Counter[tuple[str, str]] = Counter()  # (node, kind)
         self.ttft = Histogram()
@@ -111,9 +120,9 @@ class RouterMetrics:
                 ((("reason", reason),), count) for reason, count in sorted(self.decisions.items())
             ],
             "spillway_upstream_errors_total": _by_node_and_kind(self.upstream_errors),
-            "spillway_reports_total": [
-                ((("node", node),), count) for node, count in sorted(self.reports.items())
-            ],
+            "spillway_ejections_total": _by_node(self.ejections),
+            "spillway_ejections_withheld_total": _by_node(self.ejections_withheld),
+            "spillway_reports_total": _by_node(self.reports),
             "spillway_reports_dropped_total": _by_node_and_kind(self.reports_dropped),
         }
 
@@ -122,6 +131,10 @@ class RouterMetrics:
             "spillway_ttft_seconds": self.ttft,
             "spillway_predicted_ttft_seconds": self.predicted_ttft,
         }
+
+
+def _by_node(counter: Counter[str]) -> list[Sample]:
+    return [((("node", node),), count) for node, count in sorted(counter.items())]
 
 
 def _by_node_and_kind(counter: Counter[tuple[str, str]]) -> list[Sample]:

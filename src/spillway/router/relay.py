@@ -7,6 +7,7 @@ anew. Whatever decides anything is the owner's (`shell.py`).
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections import deque
@@ -40,6 +41,8 @@ TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
 DONE = b"data: [DONE]"
+ERROR_EVENT, NEWLINE = b'data: {"error":', ord("\n")
+SERVER_FAULT = re.compile(rb'"code": ?"?5\d\d\b')
 # Aborts a connection with a reset, which no client can take for the end of an answer.
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -165,6 +168,9 @@ class Exchange:
                 self._write(data)
             except RuntimeError:  # uvloop's word for a client that has just gone, as we will hear
                 self.drop_leg()
+        elif self._head is not None and self._head.is_sse and is_failed_start(data):
+            self.drop_leg()
+            self.owner.refused(self, 500)  # what a status would have said, had it not been sent
         else:
             self._start(data)
 
@@ -292,7 +298,7 @@ class Exchange:
         else:
             self._break_off()
             return
-        self.conn.answered(close=True)
+        self.conn.answered(close=self._close)
 
     def _break_off(self) -> None:
         """End an answer that cannot be completed so that the client sees that it is not."""
@@ -301,6 +307,16 @@ class Exchange:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.conn.transport.abort()
         self.conn.answered(close=True)
+
+
+def is_failed_start(data: bytes) -> bool:
+    """Whether the first bytes of an event stream hold the engine's own failure.
+
+    vLLM says in the stream that it could not load the KV: its 200 is sent by then. A raw line break
+    cannot stand inside an event's JSON, so no text of a model looks like this.
+    """
+    at = data.find(ERROR_EVENT)
+    return at > 0 and data[at - 1] == NEWLINE and SERVER_FAULT.search(data, at) is not None
 
 
 def _unchunked(write: Callable[[bytes], object]) -> Callable[[bytes], object]:

@@ -27,6 +27,8 @@ class RouterSettings:
     client_stall_s: a client that reads nothing for so long is dropped.
     retry_after_s: what a 429 or 503 tells the client.
     output_tokens_default: assumed limit of a chat request that declares none.
+    patience_s: from a request's arrival to the first byte of its answer, retries included; beyond
+        is 504. A client's x-request-timeout-ms may shorten it. The clients of OpenAI wait 600 s.
 
     Towards engines:
     upstream_idle_s: engines close idle connections after 5 s, so ours are used for less.
@@ -46,6 +48,9 @@ class RouterSettings:
     report_silence_s: a report stream without a line for so long is opened again.
     report_absent_retry_s: a node without reports (404) is asked again after this.
     report_line_bytes_max: a longer line is no report.
+    breaker_failures, breaker_failed_frac, breaker_window_s: a node with so many failed legs in so
+        long, and at least this share of its legs, is taken out,
+    breaker_open_s, breaker_open_max_s: at first for so long, and longer with each relapse.
     engine_api_key: sent as bearer token with the router's own questions; "" for none.
 
     Of its own:
@@ -67,6 +72,7 @@ class RouterSettings:
     client_stall_s: float = 120.0
     retry_after_s: int = 1
     output_tokens_default: int = 1024
+    patience_s: float = 600.0
     upstream_idle_s: float = 4.0
     upstream_idle_conns_max: int = 512
     connect_s: float = 3.0
@@ -85,6 +91,11 @@ class RouterSettings:
     report_silence_s: float = 3.0
     report_absent_retry_s: float = 30.0
     report_line_bytes_max: int = 64 * KIB
+    breaker_failures: int = 5
+    breaker_failed_frac: float = 0.5
+    breaker_window_s: float = 10.0
+    breaker_open_s: float = 2.0
+    breaker_open_max_s: float = 60.0
     engine_api_key: str = ""
     sweep_s: float = 1.0
     decisions_kept: int = 1000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from itertools import count
 from math import inf
 from typing import Any
 
@@ -30,34 +29,34 @@ from spillway.core.events import (
     StartDeflected,
     StartPrefill,
 )
-from spillway.core.types import NodeId, RequestId, RequestView
+from spillway.core.types import NodeId, RequestId
+from spillway.router.admission import Admission
+from spillway.router.breaker import Breaker
 from spillway.router.decision_log import DecisionLog
 from spillway.router.http_client import Fault
 from spillway.router.http_server import ClientConnection, Request
 from spillway.router.metrics import RouterMetrics
-from spillway.router.models import ModelBook
 from spillway.router.pool import NodePool
 from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.relay import Exchange
 from spillway.router.settings import Classes, RouterSettings
-from spillway.router.tokens import PromptRuler
 from spillway.wire.openai import (
     decode_body,
     ordered_fields,
-    parse_body,
     prefill_body,
     with_order,
 )
 from spillway.wire.order import EngineOrder, encode_order
 from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER
 
-REQUEST_ID_BYTES_MAX = 128
-
 # What a client is told. Never a node's name or address, nor an engine's own words.
 ERROR_TEXTS = {
     502: "an engine failed while it worked on this request; it is safe to try again",
     503: "no engine can take this request now; try again later",
+    504: "no answer began within the time that this request allows; it is safe to try again",
 }
+KV_EXPIRED = "kv_expired"
+BLAMELESS = (Fault.TOO_LATE.value, KV_EXPIRED)
 ERROR_TEXT_OTHER = "the request could not be served"
 
 
@@ -68,6 +67,7 @@ class Shell:
     takes_orders: nodes whose plug-in reports from a port of its own. Headers do not reach it inside
         a real engine, so its orders ride in the body: the one change made to a client's body there.
     on_refused: called with a node that refuses connections, before its request is moved on.
+    on_tripped: called with a node that fails too many legs, likewise.
     on_violation: called when the dispatcher finds its own state contradictory.
     """
 
@@ -82,19 +82,20 @@ class Shell:
     ) -> None:
         self.dispatcher = dispatcher
         self.pools = pools
-        self.classes = classes
         self.settings = settings
         self.clock = clock
         self.decisions = decisions
         self.router_id = os.urandom(4).hex()
         self.metrics = RouterMetrics()
-        self.models = ModelBook()
-        self.ruler = PromptRuler()
+        self.breaker = Breaker(settings)
         self.live: dict[RequestId, Exchange] = {}
+        self.admission = Admission(settings, classes, clock, self.live, self.router_id)
+        self.models = self.admission.models
+        self.ruler = self.admission.ruler
         self.takes_orders: set[NodeId] = set()
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
+        self.on_tripped: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
-        self._numbers = count(1)
         self._dispatch_start = f"{DISPATCH_HEADER}: {self.router_id}:".encode()
         self._retry_line = b"retry-after: %d\r\n" % settings.retry_after_s
         self._orders: dict[type, Callable[[Any], None]] = {
@@ -121,60 +122,15 @@ class Shell:
     def submit(self, conn: ClientConnection, request: Request, *, is_chat: bool) -> None:
         """Take up a completion or chat request, or refuse it with a 4xx."""
         try:
-            exchange = self._admit(conn, request, is_chat=is_chat)
+            if len(self.live) >= self.settings.requests_max:
+                raise RequestError("too many requests are in progress; try again", status=429)
+            exchange = self.admission.admit(self, conn, request, is_chat=is_chat)
         except RequestError as error:
             conn.refuse(request, error, self._retry_line if error.status == 429 else b"")
             return
         self.live[exchange.view.request_id] = exchange
         conn.reader = exchange
         self.tell(RequestArrived(exchange.view))
-
-    def _admit(self, conn: ClientConnection, request: Request, *, is_chat: bool) -> Exchange:
-        if len(self.live) >= self.settings.requests_max:
-            raise RequestError("too many requests are in progress; try again", status=429)
-        own = request.own
-        if own.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError("compressed bodies are not accepted", status=415)
-        parsed = parse_body(request.body, is_chat=is_chat)
-        if not self.models.may_exist(parsed.model):
-            raise RequestError(
-                f"the model {parsed.model[:128]!r} does not exist", status=404, param="model"
-            )
-        class_name, slo = self.classes.resolve(
-            own.get(b"x-slo-class"), own.get(b"x-slo-ttft-ms"), own.get(b"x-slo-tbt-ms")
-        )
-        prompt_tokens, prompt_bytes = self.ruler.measure(parsed)
-        request_id, id_line = self._name(own.get(b"x-request-id"))
-        limit = parsed.output_tokens_max
-        view = RequestView(
-            request_id,
-            self.clock.now_s(),
-            prompt_tokens,
-            self.settings.output_tokens_default if limit is None else limit,
-            slo,
-            class_name,
-        )
-        return Exchange(self, conn, request, parsed, prompt_bytes, view, id_line)
-
-    def _name(self, given: bytes | None) -> tuple[RequestId, bytes]:
-        """Return the id that the request has here, and the header line with the client's own."""
-        if given is None:
-            request_id = self._unused(f"{self.router_id}-")
-            return request_id, b"x-request-id: %b\r\n" % request_id.encode()
-        if len(given) > REQUEST_ID_BYTES_MAX:
-            raise RequestError(
-                f"x-request-id is longer than {REQUEST_ID_BYTES_MAX} bytes", param="x-request-id"
-            )
-        request_id = given.decode("latin-1")
-        if request_id in self.live:  # two clients may pick the same id; the core needs one each
-            request_id = self._unused(f"{request_id}#")
-        return request_id, b"x-request-id: %b\r\n" % given
-
-    def _unused(self, start: str) -> RequestId:
-        """Return an id that no live request has, though clients may choose any."""
-        while (request_id := f"{start}{next(self._numbers)}") in self.live:
-            pass
-        return request_id
 
     def client_left(self, exchange: Exchange) -> None:
         request_id = exchange.view.request_id
@@ -189,6 +145,7 @@ class Shell:
             self.tell(FirstToken(exchange.view.request_id))
 
     def finished(self, exchange: Exchange, status: int) -> None:
+        self.breaker.succeeded(exchange.node_id, self.dispatcher.now_s)
         self._end(exchange, "client_error" if status >= 400 else "finished")
         if exchange.route == "deflected":
             self.ruler.learn(
@@ -199,6 +156,7 @@ class Shell:
     def prefilled(self, exchange: Exchange, kv_params: bytes, prompt_tokens: int) -> None:
         exchange.kv_params = kv_params
         exchange.kv_since_s = self.clock.now_s()
+        self.breaker.succeeded(exchange.node_id, exchange.kv_since_s)
         self.ruler.learn(exchange.model, exchange.is_chat, exchange.prompt_bytes, prompt_tokens)
         self.tell(PrefillFinished(exchange.view.request_id))
 
@@ -217,6 +175,11 @@ class Shell:
     def _leg_failed(self, exchange: Exchange, reason: str, *, refused: bool, kv_lost: bool) -> None:
         node_id = exchange.node_id
         self.metrics.upstream_errors[node_id, reason] += 1
+        # A full node (503) is not a broken one, and late clients and old KV are not its fault.
+        if not (refused or reason in BLAMELESS) and self.breaker.failed(
+            node_id, self.clock.now_s()
+        ):
+            self.on_tripped(node_id)
         self.tell(
             LegFailed(
                 exchange.view.request_id,
@@ -248,7 +211,7 @@ class Shell:
         exchange = self._begin(order, "prefill")
         if self.dispatcher.now_s - exchange.kv_since_s > self.settings.kv_lease_s / 2:
             # It may be freed while it is fetched, and nothing would say so.
-            self._leg_failed(exchange, "kv_expired", refused=False, kv_lost=True)
+            self._leg_failed(exchange, KV_EXPIRED, refused=False, kv_lost=True)
             return
         body = decode_body(self._body(order, exchange), exchange.kv_params)
         # Never twice: what a node has begun to pull is gone, and other KV may lie in its place.
@@ -343,11 +306,14 @@ class Shell:
     # --- time ---------------------------------------------------------------------------------
 
     def sweep(self, now_s: float) -> None:
-        """Give up on legs that have been silent for too long."""
+        """Give up on legs that have been silent for too long, or that no client waits for."""
         settings = self.settings
         for exchange in list(self.live.values()):
             leg = exchange.leg
             if leg is None or exchange.paused:
+                continue
+            if now_s >= exchange.view.deadline_s and not exchange.started:
+                leg.fail(Fault.TOO_LATE)
                 continue
             if exchange.reads != exchange.reads_seen:
                 exchange.reads_seen = exchange.reads

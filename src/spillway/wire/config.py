@@ -53,6 +53,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     body_bytes_max: AtLeastOne | None = None
     client_idle_s: Positive | None = None
     output_tokens_default: AtLeastOne | None = None
+    patience_s: Positive | None = None
     upstream_idle_s: Positive | None = None
     connect_s: Positive | None = None
     first_byte_s: Positive | None = None
@@ -61,6 +62,11 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stream_silence_s: Positive | None = None
     health_interval_s: Positive | None = None
     health_failures_max: AtLeastOne | None = None
+    breaker_failures: AtLeastOne | None = None
+    breaker_failed_frac: Share | None = None
+    breaker_window_s: Positive | None = None
+    breaker_open_s: Positive | None = None
+    breaker_open_max_s: Positive | None = None
     engine_api_key: str | None = None
     decision_log_path: str | None = None
     drain_s: Positive | None = None

@@ -1,0 +1,93 @@
+"""A file of lines that is written off the event loop, from a bounded buffer.
+
+Adding a line is one append to a list; encoding and writing happen in a thread. What the buffer or
+the disk has no room for is dropped and counted, because a full disk must not stop the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from spillway.clock import Clock
+from spillway.core.errors import ConfigError
+
+FLUSH_S = 0.25
+STDERR = "-"
+
+T = TypeVar("T")
+
+
+class LineFile(Generic[T]):
+    """Lines on their way into a file; `path` "" is nowhere and STDERR the process's own stderr.
+
+    encode: returns one line, newline included; called in the writing thread.
+    dropped: lines that the buffer or the disk had no room for.
+    """
+
+    def __init__(self, path: str, encode: Callable[[T], bytes], lines_max: int) -> None:
+        self._path = path
+        self._encode = encode
+        self._lines_max = lines_max
+        self._waiting: list[T] = []
+        self._under_way: asyncio.Future[None] | None = None
+        self.dropped = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether lines go anywhere at all."""
+        return bool(self._path)
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError, naming the setting `key`, if the file cannot be written to."""
+        if not self._path or self._path == STDERR:
+            return
+        try:
+            with Path(self._path).open("ab"):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"{key}: {self._path} cannot be written: {error.strerror}; "
+                "name a file in a folder that exists"
+            ) from None
+
+    def add(self, item: T) -> None:
+        """Take one line, unless the buffer is full."""
+        if len(self._waiting) < self._lines_max:
+            self._waiting.append(item)
+        else:
+            self.dropped += 1
+
+    async def write_forever(self, clock: Clock) -> None:
+        """Write waiting lines every FLUSH_S until cancelled. Returns at once without a path."""
+        while self._path:
+            await clock.sleep_until(clock.now_s() + FLUSH_S)
+            await asyncio.shield(self._begin_write())  # cancelled or not, it is not lost
+
+    async def finish(self) -> None:
+        """Return once every line that was added is written, or dropped and counted."""
+        if self._under_way is not None:
+            await self._under_way
+        await self._begin_write()
+
+    def _begin_write(self) -> asyncio.Future[None]:
+        waiting, self._waiting = self._waiting, []
+        loop = asyncio.get_running_loop()
+        self._under_way = loop.run_in_executor(None, self._write, waiting)
+        return self._under_way
+
+    def _write(self, items: list[T]) -> None:
+        if not self._path or not items:
+            return
+        try:
+            if self._path == STDERR:
+                sys.stderr.buffer.writelines(map(self._encode, items))
+                sys.stderr.buffer.flush()
+                return
+            with Path(self._path).open("ab") as file:
+                file.writelines(map(self._encode, items))
+        except OSError:
+            self.dropped += len(items)
