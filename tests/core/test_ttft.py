@@ -14,6 +14,7 @@ from spillway.core.chunks import plan_chunks
 from spillway.core.decide import TtftEstimate
 from spillway.core.latency import prefill_s, step_s, token_pairs
 from spillway.core.ttft import (
+    book_transfer,
     decode_side,
     execute_on_prefill_s,
     link_s,
@@ -100,6 +101,24 @@ def test_a_busy_link_is_waited_for_behind_the_prefill() -> None:
     assert via_prefill(request, soon_free, make_node()).transfer_s == pytest.approx(own_s)
 
 
+def test_the_decode_node_s_link_is_waited_for_as_well() -> None:
+    request = make_request(prompt_tokens=1000)
+    busy = make_node(link_until_s=NOW_S + 2.0)
+    own_s = link_s(prefill_node(), busy, 1000 * KV_BYTES)
+    estimate = via_prefill(request, prefill_node(), busy)
+    assert estimate.transfer_s == pytest.approx(2.0 - estimate.execute_s + own_s)
+
+
+def test_a_booking_queues_at_both_ends_and_each_end_works_at_its_own_rate() -> None:
+    fast, slow = prefill_node(link_bytes_per_s=2e9), make_node(link_bytes_per_s=1e9)
+    other = make_node("d1", link_bytes_per_s=2e9)
+    for decode in (slow, slow, other):
+        book_transfer(fast, decode, 10**9, NOW_S)
+    assert fast.link_until_s == pytest.approx(NOW_S + 3 * 0.502)
+    assert slow.link_until_s == pytest.approx(NOW_S + 2 * 1.002)
+    assert other.link_until_s == pytest.approx(NOW_S + 3 * 0.502)  # the slow node holds nobody up
+
+
 def test_on_a_slow_link_the_backlog_queues_for_the_link_and_not_for_the_gpu() -> None:
     """Ten prompts of 2000 tokens take a second to prefill and two to send."""
     node = prefill_node(link_bytes_per_s=1.25e9)
@@ -111,25 +130,26 @@ def test_on_a_slow_link_the_backlog_queues_for_the_link_and_not_for_the_gpu() ->
     assert estimate.total_s - estimate.first_step_s == pytest.approx(sending_s + own_s)
 
 
-def test_a_pulled_request_waits_half_a_step_for_the_boundary() -> None:
+def test_a_pull_waits_half_a_step_to_begin_and_half_a_step_to_join() -> None:
     busy = make_node(decode_seqs=40, kv_used_tokens=50_000, tbt_s_min=0.06)
     estimate = via_prefill(make_request(), prefill_node(), busy)
-    assert estimate.admission_s == pytest.approx(0.5 * step_s(A100_8B, 40, 50_000))
+    assert estimate.admission_s == pytest.approx(step_s(A100_8B, 40, 50_000))
     assert estimate.first_step_s == pytest.approx(step_s(A100_8B, 41, 52_000))
 
 
 def test_a_full_decode_node_is_waited_for_beyond_the_prefill_alone() -> None:
     full = make_node(decode_seqs=40, kv_used_tokens=50_000, kv_capacity_tokens=51_000)
     request = make_request(prompt_tokens=2000)
-    estimate = via_prefill(request, prefill_node(), full, output_tokens=200)
+    estimate = via_prefill(request, prefill_node(), full, output_tokens=2000)
     now_step_s = step_s(A100_8B, 40, 50_000)
-    room_s = 1000 * 200 * now_step_s / 50_000  # 1000 tokens lack; all 50 000 are freed in 200 steps
-    ready_s = estimate.queue_s + estimate.execute_s + estimate.transfer_s
-    extra_s = max(0.0, room_s - ready_s)
-    assert estimate.admission_s == pytest.approx(extra_s + 0.5 * now_step_s)
+    # 1000 tokens lack; all 50 000 are freed in 2000 steps. Only then does the KV move.
+    room_s = 1000 * 2000 * now_step_s / 50_000
+    ready_s = estimate.queue_s + estimate.execute_s
+    assert ready_s < room_s
+    assert estimate.admission_s == pytest.approx(room_s - ready_s + now_step_s)
+    assert estimate.transfer_s == pytest.approx(link_s(prefill_node(), full, 2000 * KV_BYTES))
     longer = via_prefill(request, prefill_node(), full, output_tokens=20_000)
-    ready_s = longer.queue_s + longer.execute_s + longer.transfer_s
-    assert ready_s + longer.admission_s == pytest.approx(100 * room_s + 0.5 * now_step_s)
+    assert longer.total_s - estimate.total_s == pytest.approx(9 * room_s)
 
 
 def test_streams_that_claim_no_kv_are_believed_without_a_division_by_it() -> None:

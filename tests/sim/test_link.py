@@ -1,4 +1,4 @@
-"""The KV link: base + bytes / rate, one transfer at a time."""
+"""One end of the KV link: base + bytes / own rate, one transfer at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ def link() -> Link:
 
 
 def test_an_idle_link_takes_base_plus_bytes_over_rate() -> None:
-    assert link().send(3.0, 10**8, FAST) == pytest.approx(3.0 + 0.002 + 0.2)
+    assert link().take(3.0, 10**8, FAST) == (3.0, pytest.approx(3.0 + 0.002 + 0.2))
 
 
-def test_the_slower_end_sets_the_pace() -> None:
-    assert link().send(0.0, 10**8, SLOW) == pytest.approx(0.01 + 1.0)
+def test_a_slow_other_end_adds_its_latency_and_not_its_rate() -> None:
+    assert link().take(0.0, 10**8, SLOW).end_s == pytest.approx(0.01 + 0.2)
 
 
 def test_transfers_queue_first_in_first_out() -> None:
     egress = link()
-    first_s = egress.send(0.0, 10**8, FAST)
-    second_s = egress.send(0.1, 10**8, FAST)
-    assert second_s == pytest.approx(first_s + 0.202)
-    assert egress.send(10.0, 10**8, FAST) == pytest.approx(10.202)
+    first_s = egress.take(0.0, 10**8, FAST).end_s
+    assert egress.take(0.1, 10**8, FAST) == pytest.approx((first_s, first_s + 0.202))
+    assert egress.take(10.0, 10**8, FAST).end_s == pytest.approx(10.202)
     assert (egress.transfers, egress.bytes_moved) == (3, 3 * 10**8)

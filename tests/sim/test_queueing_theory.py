@@ -39,6 +39,21 @@ def test_a_prefill_node_with_equal_prompts_is_m_d_1(load: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_a_link_with_equal_transfers_is_m_d_1(load: float) -> None:
+    """Mean wait ρ·D/(2(1−ρ)) at a decode node whose KV comes from many prefill nodes."""
+    spec = make_spec("d0", link_bytes_per_s=1e9, link_base_s=0.002)
+    link, kv_bytes = Link(spec), 8_000_000
+    service_s = 0.002 + kv_bytes / 1e9
+    rng, now_s, waited_s = stream(12, "arrivals"), 0.0, 0.0
+    for _ in range(CUSTOMERS):
+        now_s += rng.expovariate(load / service_s)
+        waited_s += link.take(now_s, kv_bytes, spec).begin_s - now_s
+    expected_s = load * service_s / (2 * (1 - load))
+    assert waited_s / CUSTOMERS == pytest.approx(expected_s, rel=0.06)
+
+
+@pytest.mark.slow
 def test_a_link_under_the_kernel_with_exponential_sizes_is_m_m_1() -> None:
     """Mean time in system 1/(μ−λ), mean number in system ρ/(1−ρ)."""
     arrivals_per_s, services_per_s = 50.0, 100.0
@@ -57,7 +72,7 @@ def test_a_link_under_the_kernel_with_exponential_sizes_is_m_m_1() -> None:
     def arrive(left: int) -> None:
         change(1)
         kv_bytes = int(sizes.expovariate(services_per_s / rate))
-        done_s = link.send(kernel.now_s, kv_bytes, to)
+        done_s = link.take(kernel.now_s, kv_bytes, to).end_s
         seen["spent_s"] += done_s - kernel.now_s
         kernel.at(done_s, change, -1)
         if left:

@@ -50,9 +50,10 @@ def test_within_a_jump_the_batch_is_where_single_steps_would_be() -> None:
 def test_a_pulled_request_counts_as_decoding_from_its_first_token_on() -> None:
     node = round_node()
     node.submit_pulled(job("a", 1000, 500, slo_tbt_s=0.05), 0.0)
-    for _ in range(2):
+    for kv_used_tokens in (0, 1000):  # booked when it is let in
         state = node.state(0.001)
-        assert (state.decode_seqs, state.kv_used_tokens, state.tbt_s_min) == (0, 0, 0.05)
+        assert (state.decode_seqs, state.kv_used_tokens) == (0, kv_used_tokens)
+        assert state.tbt_s_min == 0.05
         finish(node, 0.0)
     finish(node, step_of(1, 1000))
     assert node.state(0.02).decode_seqs == 1

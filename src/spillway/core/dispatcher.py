@@ -35,7 +35,7 @@ from spillway.core.events import (
 from spillway.core.ledger import Entry, Ledger, decode_entry, frozen_copy, prefill_entry
 from spillway.core.lifecycle import State, Trigger, advance
 from spillway.core.placement import deflect_or_reject, least_loaded_decode
-from spillway.core.ttft import execute_on_prefill_s, link_s, transfer_bytes
+from spillway.core.ttft import book_transfer, execute_on_prefill_s, transfer_bytes
 from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView, Role
 
 NO_NODES: frozenset[NodeId] = frozenset()
@@ -329,8 +329,8 @@ class Dispatcher:
         entry = decode_entry(self._next_dispatch(), request)
         node.add_decode(entry)
         source = self.ledger.nodes[tracked.prefill_id].view
-        moving_s = link_s(source, node.view, transfer_bytes(request, source, node.view))
-        source.link_until_s = max(source.link_until_s, now_s) + moving_s
+        kv_bytes = transfer_bytes(request, source, node.view)
+        book_transfer(source, node.view, kv_bytes, now_s)
         tracked.node_id, tracked.entry = node_id, entry
         return [StartDecode(request.request_id, node_id, entry.dispatch_id, tracked.prefill_id)]
 

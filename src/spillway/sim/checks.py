@@ -17,7 +17,7 @@ from spillway.core.events import Action, Event, LogDecision
 from spillway.core.invariants import check_decision, check_dispatcher
 from spillway.core.kairos import KairosPaper
 from spillway.core.lifecycle import State
-from spillway.core.types import NodeSpec
+from spillway.core.types import NodeSpec, Role
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight
 from spillway.sim.snapshot import recount_kv
@@ -129,7 +129,8 @@ def check_end(cluster: Cluster, records: Sequence[RequestRecord], gaps: GapHisto
         require(not node.members, f"{node.node_id} still holds {list(node.members)}")
         require(node.kv.used_tokens == 0, f"INV-12: {node.node_id} kept KV of nobody")
     moved = sum(record.kv_bytes_moved for record in records)
-    carried = sum(port.link.bytes_moved for port in cluster.ports.values())
+    ports = cluster.ports.values()
+    carried = sum(port.link.bytes_moved for port in ports if port.spec.role is Role.PREFILL)
     require(moved == carried, f"the records moved {moved} bytes of KV, the links {carried}")
     counted_gaps = sum(record.gaps for record in records)
     require(

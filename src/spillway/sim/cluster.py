@@ -28,19 +28,30 @@ from spillway.core.events import (
     PrefillFinished,
     RequestArrived,
     RequestFinished,
+    SetTimer,
     StartDecode,
     StartDeflected,
     StartPrefill,
+    TimerFired,
 )
 from spillway.core.types import NodeId, RequestId
 from spillway.sim.faults import Fault, NodeDies, NodeSlows
-from spillway.sim.flights import Flight
+from spillway.sim.flights import Flight, Transfer
 from spillway.sim.kernel import Kernel
 from spillway.sim.node import SimNode
 from spillway.sim.port import Port
 from spillway.sim.reports import Reports
-from spillway.sim.residents import Finished, FirstTokenAt, Job, Outcome, PrefillDone, Resident
+from spillway.sim.residents import (
+    Finished,
+    FirstTokenAt,
+    Job,
+    Outcome,
+    PrefillDone,
+    PullStarted,
+    Resident,
+)
 
+AT_ONCE = frozenset({LogDecision, AnswerError, SetTimer})  # orders that reach no node
 WAKE_RANK = 1  # a step that ends now sees what arrives now
 
 
@@ -77,7 +88,9 @@ class Cluster:
             StartDeflected: self._start_deflected,
             AbortOnNode: self._abort,
             AnswerError: self._answer_error,
+            SetTimer: self._set_timer,
         }
+        self._timer_s = inf
         if not reports.active:
             for port in self.ports.values():
                 port.next_tick_s = inf
@@ -154,13 +167,15 @@ class Cluster:
         handle, now_s = self.dispatcher.handle, self.kernel.now_s
         kind = type(outcome)
         if kind is FirstTokenAt:
-            handle(FirstToken(request_id), now_s)
+            self._obey(handle(FirstToken(request_id), now_s))
         elif kind is Finished:
             handle(RequestFinished(request_id, resident.generated_tokens), now_s)
             self._end(flight, "finished")
         elif kind is PrefillDone:
             flight.held_at = port
             self._obey(handle(PrefillFinished(request_id), now_s))
+        elif kind is PullStarted:
+            self._send_kv(flight, port)
         else:
             self.preemptions += 1
 
@@ -170,7 +185,7 @@ class Cluster:
         orders, delay_s = self._orders, self.order_delay_s
         for action in actions:
             kind = type(action)
-            if delay_s and kind is not LogDecision and kind is not AnswerError:
+            if delay_s and kind not in AT_ONCE:
                 self.kernel.at(self.kernel.now_s + delay_s, orders[kind], action)
             else:
                 orders[kind](action)
@@ -183,6 +198,17 @@ class Cluster:
         flight.reason = decision.reason
         if self.on_decision is not None:
             self.on_decision(action)
+
+    def _set_timer(self, action: SetTimer) -> None:
+        self._timer_s = action.at_s
+        self.kernel.at(action.at_s, self._timer_fired, action.at_s)
+
+    def _timer_fired(self, at_s: float) -> None:
+        if at_s == self._timer_s:
+            self._timer_s = inf
+            if self.reports.active:
+                self.reports.deliver(self.ports.values(), at_s)
+            self._obey(self.dispatcher.handle(TimerFired(), at_s))
 
     def _start_prefill(self, action: StartPrefill) -> None:
         flight = self._take_order(action)
@@ -208,27 +234,48 @@ class Cluster:
         elif not to.alive:
             self._fail_leg(flight, f"{to.node_id} refused the connection", refused=True)
         else:
-            kv_bytes = flight.request.prompt_tokens * source.spec.profile.kv_bytes_per_token
-            flight.kv_bytes_moved += kv_bytes
             flight.moving = True
-            arrives_s = source.link.send(self.kernel.now_s, kv_bytes, to.spec)
-            self.kernel.at(arrives_s, self._kv_arrived, (flight, action.dispatch_id))
+            flight.decode = self._submit(flight, to, to.node.submit_pull, _decode_job(flight))
 
-    def _kv_arrived(self, item: tuple[Flight, int]) -> None:
-        flight, dispatch_id = item
-        if flight.outcome or flight.dispatch_id != dispatch_id or not flight.moving:
-            return
-        flight.moving = False
-        port = self.ports[flight.node_id]
-        flight.decode = self._submit(flight, port, port.node.submit_pulled, _decode_job(flight))
-        if flight.decode is not None:
+    def _send_kv(self, flight: Flight, to: Port) -> None:
+        """The decode node has room: queue the transfer on the prefill node's link."""
+        source = flight.held_at
+        if source is None or not flight.moving:
+            return  # the KV is gone, and the dispatcher is being told
+        kv_bytes = flight.request.prompt_tokens * source.spec.profile.kv_bytes_per_token
+        flight.kv_bytes_moved += kv_bytes
+        leaves = source.link.take(self.kernel.now_s, kv_bytes, to.spec)
+        transfer = Transfer(flight, flight.dispatch_id, source, to, kv_bytes, leaves.end_s)
+        if leaves.begin_s > self.kernel.now_s:
+            self.kernel.at(leaves.begin_s, self._enter_link, transfer)
+        else:
+            self._enter_link(transfer)
+
+    def _enter_link(self, transfer: Transfer) -> None:
+        """The prefill node begins to send: the transfer joins the decode node's queue."""
+        if transfer.holds:
+            source, to = transfer.source, transfer.to
+            enters = to.link.take(self.kernel.now_s, transfer.kv_bytes, source.spec)
+            self.kernel.at(max(transfer.left_s, enters.end_s), self._kv_arrived, transfer)
+
+    def _kv_arrived(self, transfer: Transfer) -> None:
+        if transfer.holds:
+            flight, port, now_s = transfer.flight, transfer.to, self.kernel.now_s
+            flight.moving = False
+            if now_s >= port.next_tick_s:
+                self.reports.before_change(port, now_s)
+            port.node.kv_arrived(flight.request.request_id, now_s)
+            self._changed(port)
             self._release_kv(flight)
 
     def _abort(self, action: AbortOnNode) -> None:
-        port, now_s = self.ports[action.node_id], self.kernel.now_s
+        self._drop(self.ports[action.node_id], action.request_id)
+
+    def _drop(self, port: Port, request_id: RequestId) -> None:
+        now_s = self.kernel.now_s
         if now_s >= port.next_tick_s:
             self.reports.before_change(port, now_s)
-        port.node.abort(action.request_id, now_s)
+        port.node.abort(request_id, now_s)
         self._changed(port)
 
     def _answer_error(self, action: AnswerError) -> None:
@@ -321,6 +368,7 @@ class Cluster:
             if flight.held_at is port:
                 flight.held_at = None
                 if flight.moving:
+                    self._drop(self.ports[flight.node_id], flight.request.request_id)
                     self._fail_leg(flight, f"{port.node_id} died with the KV", kv_lost=True)
             elif flight.node_id == port.node_id:
                 # Until its KV has moved, the node has certainly not started the work.
@@ -330,6 +378,7 @@ class Cluster:
         if port.alive:
             return
         port.alive = True
+        port.link.free_s = self.kernel.now_s  # what it was sending died with it
         self.reports.restart(port, self.kernel.now_s)
         self._obey(self.dispatcher.handle(NodeBack(port.node_id), self.kernel.now_s))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from spillway.core.types import NodeId, RequestView
 from spillway.sim.port import Port
 from spillway.sim.residents import Resident
@@ -60,6 +62,23 @@ class Flight:
         return self.decode is not None and self.decode.first_token_s is not None
 
 
+class Transfer(NamedTuple):
+    """KV on its way. left_s: when the last byte leaves the prefill node."""
+
+    flight: Flight
+    dispatch_id: int
+    source: Port
+    to: Port
+    kv_bytes: int
+    left_s: float
+
+    @property
+    def holds(self) -> bool:
+        """Say whether the order it serves still stands."""
+        flight = self.flight
+        return not flight.outcome and flight.moving and flight.dispatch_id == self.dispatch_id
+
+
 def record_of(flight: Flight) -> RequestRecord:
     """Return what happened to a request, once nothing more will.
 
@@ -104,8 +123,9 @@ def record_of(flight: Flight) -> RequestRecord:
 def _parts(flight: Flight, decode: Resident, first_s: float) -> TtftParts:
     """Return where the first token's time went: by the prefill path, or in place."""
     arrival_s = flight.request.arrival_s
-    arrived_s, admitted_s, prefill = decode.kv_arrived_s, decode.admitted_s, flight.prefill
-    if arrived_s is None or admitted_s is None or prefill is None:
+    pull_s, arrived_s, admitted_s = decode.pull_s, decode.kv_arrived_s, decode.admitted_s
+    prefill = flight.prefill
+    if pull_s is None or arrived_s is None or admitted_s is None or prefill is None:
         assert decode.started_s is not None
         return TtftParts(queue=decode.started_s - arrival_s, execute=first_s - decode.started_s)
     assert prefill.started_s is not None
@@ -113,7 +133,7 @@ def _parts(flight: Flight, decode: Resident, first_s: float) -> TtftParts:
     return TtftParts(
         queue=prefill.started_s - arrival_s,
         execute=prefill.prefill_done_s - prefill.started_s,
-        transfer=arrived_s - prefill.prefill_done_s,
-        admission=admitted_s - arrived_s,
+        transfer=arrived_s - pull_s,
+        admission=pull_s - prefill.prefill_done_s + admitted_s - arrived_s,
         first_step=first_s - admitted_s,
     )

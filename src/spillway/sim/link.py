@@ -1,14 +1,30 @@
-"""The link over which a prefill node's KV leaves: one transfer at a time, first in first out."""
+"""One end of the network over which KV moves: first in, first out, each at its own rate.
+
+A transfer takes its turn on the prefill node's link first. When that begins to send, the transfer
+joins the queue of the decode node's link, and it is complete when it is through both. Bytes that
+wait for the second are on the network: a slow decode node does not hold up what the prefill node
+sends to others. `core.ttft` books transfers by the same law.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from spillway.core.ttft import link_end_s
 from spillway.core.types import NodeSpec
 
 
-class Link:
-    """Egress of one prefill node.
+class Passage(NamedTuple):
+    """When a transfer begins to use a link and when it is through."""
 
-    free_s: when what it was given so far has left.  bytes_moved, transfers: totals.
+    begin_s: float
+    end_s: float
+
+
+class Link:
+    """The link of one node.
+
+    free_s: when what it was given so far is through.  bytes_moved, transfers: totals.
     """
 
     __slots__ = ("_spec", "bytes_moved", "free_s", "transfers")
@@ -19,15 +35,10 @@ class Link:
         self.bytes_moved = 0
         self.transfers = 0
 
-    def send(self, now_s: float, kv_bytes: int, to: NodeSpec) -> float:
-        """Queue a transfer and return when it will be complete.
-
-        Formula: max(now, link free) + base + bytes / rate; base and rate of the worse end.
-        """
-        spec = self._spec
-        rate = min(spec.link_bytes_per_s, to.link_bytes_per_s)
-        moving_s = max(spec.link_base_s, to.link_base_s) + kv_bytes / rate
-        self.free_s = max(now_s, self.free_s) + moving_s
+    def take(self, now_s: float, kv_bytes: int, other: NodeSpec) -> Passage:
+        """Queue a transfer from or to `other`."""
+        begin_s = max(now_s, self.free_s)
+        self.free_s = end_s = begin_s + link_end_s(self._spec, other, kv_bytes)
         self.bytes_moved += kv_bytes
         self.transfers += 1
-        return self.free_s
+        return Passage(begin_s, end_s)

@@ -25,12 +25,15 @@ from spillway.sim.departures import bury, lose_all, make_room
 from spillway.sim.jumps import Segment, ramp_s, steps_reaching
 from spillway.sim.kv import KvPool
 from spillway.sim.prompts import SKIPS_MAX, STEPS_UNLIMITED, Prompts
+from spillway.sim.pulls import admit
 from spillway.sim.residents import (
     ARRIVED,
     DECODING,
     GONE,
     HELD,
+    LANDED,
     PREFILLING,
+    PULLING,
     QUEUED,
     Finished,
     FirstTokenAt,
@@ -90,6 +93,8 @@ class SimNode:
         self.kv = KvPool(self.spec.kv_capacity_tokens)
         self.prompts = Prompts(self.spec, self.batch, self.kv, self._skips_max)
         self.arrived: deque[Resident] = deque()
+        self.pulls = 0
+        self.landed: deque[Resident] = deque()
         self.members: dict[RequestId, Resident] = {}
         self.doomed: list[Resident] = []
         self.recent_steps: deque[StepTaken] = deque(maxlen=STEPS_MAX)
@@ -114,19 +119,36 @@ class SimNode:
         self._wake(now_s, for_prompt=True)
         return resident
 
-    def submit_pulled(self, job: Job, now_s: float) -> Resident:
-        """Queue a request whose KV has arrived from a prefill node. Raises as `submit_prefill`."""
+    def submit_pull(self, job: Job, now_s: float) -> Resident:
+        """Queue a request that was prefilled elsewhere; once there is room, `PullStarted` says so.
+
+        The driver then sees to the transfer and calls `kv_arrived`. Raises as `submit_prefill`.
+        """
         tokens = job.prompt_tokens + job.output_tokens
         resident = self._enter(job, tokens, ARRIVED, True, now_s)
-        resident.kv_arrived_s = now_s
         self.arrived.append(resident)
         self._wake(now_s)
         return resident
 
+    def submit_pulled(self, job: Job, now_s: float) -> Resident:
+        """Queue a request whose KV has come already. Raises as `submit_prefill`."""
+        resident = self.submit_pull(job, now_s)
+        resident.kv_arrived_s = now_s
+        return resident
+
+    def kv_arrived(self, request_id: RequestId, now_s: float) -> None:
+        """The KV of a pull is here: it joins the batch at the next step boundary."""
+        self._catch_up(now_s)
+        resident = self.members[request_id]
+        resident.phase = LANDED
+        resident.kv_arrived_s = now_s
+        self.pulls -= 1
+        self.landed.append(resident)
+        self._wake(now_s)
+
     def release_kv(self, request_id: RequestId, now_s: float) -> None:
         """Free the KV of a prefilled request once it has been pulled. Unknown ids are ignored."""
-        if self.segment.end_s < now_s:
-            self._pending = self.advance(now_s)
+        self._catch_up(now_s)
         resident = self.members.get(request_id)
         if resident is not None and resident.phase is HELD:
             del self.members[request_id]
@@ -140,8 +162,7 @@ class SimNode:
 
         A request in the step under way leaves at the step's end; it yields no further outcome.
         """
-        if self.segment.end_s < now_s:
-            self._pending = self.advance(now_s)
+        self._catch_up(now_s)
         resident = self.members.pop(request_id, None)
         if resident is None:
             return False
@@ -156,6 +177,10 @@ class SimNode:
         elif phase is ARRIVED:
             self.arrived.remove(resident)
         else:
+            if phase is PULLING:
+                self.pulls -= 1
+            elif phase is LANDED:
+                self.landed.remove(resident)
             self.kv.give(resident.prompt_tokens)
         resident.phase = GONE
         if self.prompts.queued or self.arrived:
@@ -175,8 +200,7 @@ class SimNode:
 
     def rescale(self, scale_frac: float, now_s: float) -> None:
         """Make the node `scale_frac` times as slow as its profile from the next step on."""
-        if self.segment.end_s < now_s:
-            self._pending = self.advance(now_s)
+        self._catch_up(now_s)
         self._wake(now_s)
         self.world.rescale(scale_frac)
 
@@ -216,8 +240,8 @@ class SimNode:
     def _open(self, at_s: float, outcomes: list[Outcome]) -> None:
         """Form the next segment, or go idle."""
         batch, prompts, kv = self.batch, self.prompts, self.kv
-        if self.arrived:
-            self._admit(at_s)
+        if self.arrived or self.landed:
+            admit(self, at_s, outcomes)
         if kv.free_tokens < batch.seqs:
             make_room(self, at_s, outcomes)
         if prompts.running or prompts.queued:
@@ -306,9 +330,7 @@ class SimNode:
     # --- membership --------------------------------------------------------------------------
 
     def _enter(self, job: Job, tokens: int, phase: Phase, local: bool, now_s: float) -> Resident:
-        if self.segment.end_s < now_s:
-            # A late driver: what it has not asked for yet happened before this order.
-            self._pending = self.advance(now_s)
+        self._catch_up(now_s)
         if job.request_id in self.members:
             raise InvariantViolation(f"{self.node_id} already has request {job.request_id}")
         if job.prompt_tokens < 1 or job.output_tokens < 1:
@@ -325,22 +347,10 @@ class SimNode:
             self.dispatch_seen = job.dispatch_id
         return resident
 
-    def _admit(self, at_s: float) -> None:
-        """Take arrived requests into the batch while there is room, before any local prompt."""
-        batch, kv, arrived = self.batch, self.kv, self.arrived
-        if self.prompts.queued and self.prompts.blocked():
-            return
-        seqs_max = self.spec.seqs_max - len(self.prompts.running)
-        while arrived and batch.seqs < seqs_max:
-            resident = arrived[0]
-            # Room for the prompt, and for a step of the batch with it.
-            if kv.free_tokens <= resident.prompt_tokens + batch.seqs:
-                return
-            arrived.popleft()
-            kv.take(resident.prompt_tokens)
-            batch.add(resident)
-            batch.fresh.append(resident)
-            resident.admitted_s = at_s
+    def _catch_up(self, now_s: float) -> None:
+        """A late driver: what it has not asked for yet happened before the order that it gives."""
+        if self.segment.end_s < now_s:
+            self._pending = self.advance(now_s)
 
     # --- tokens ------------------------------------------------------------------------------
 

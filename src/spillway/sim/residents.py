@@ -32,14 +32,16 @@ class Phase(IntEnum):
 
     QUEUED = 0  # its prompt waits (again, after a preemption)
     PREFILLING = 1  # KV room booked, chunks run
-    ARRIVED = 2  # its KV was pulled, it waits for a place in the batch
-    DECODING = 3
-    HELD = 4  # prefilled; its KV waits to be pulled by a decode node
-    GONE = 5
+    ARRIVED = 2  # prefilled elsewhere; it waits for KV room
+    PULLING = 3  # KV room booked, its KV is on the way
+    LANDED = 4  # its KV is here; it joins the batch at the next step
+    DECODING = 5
+    HELD = 6  # prefilled; its KV waits to be pulled by a decode node
+    GONE = 7
 
 
 # As plain globals, because looking a member up in its enum costs a step's worth of arithmetic.
-QUEUED, PREFILLING, ARRIVED, DECODING, HELD, GONE = Phase
+QUEUED, PREFILLING, ARRIVED, PULLING, LANDED, DECODING, HELD, GONE = Phase
 
 
 class Target:
@@ -60,8 +62,8 @@ class Resident:
     computed_tokens, target_tokens: prefill progress; the target grows by what a preempted request
         had generated. generated_tokens: tokens emitted as of `join_step` (exact once it left).
     *_s: None until it happened. started_s: its first chunk began. prefill_done_s: its last chunk
-        ended. kv_arrived_s, admitted_s: pulled requests only. last_token_s, gap*: current once it
-        has left the batch.
+        ended. pull_s, kv_arrived_s, admitted_s: pulled requests only: room was booked, the KV had
+        come, it joined the batch. last_token_s, gap*: current once it has left the batch.
     """
 
     __slots__ = (
@@ -86,6 +88,7 @@ class Resident:
         "preemptions",
         "prefill_done_s",
         "prompt_tokens",
+        "pull_s",
         "request_id",
         "started_s",
         "target",
@@ -116,6 +119,7 @@ class Resident:
         self.preemptions = 0
         self.started_s: float | None = None
         self.prefill_done_s: float | None = None
+        self.pull_s: float | None = None
         self.kv_arrived_s: float | None = None
         self.admitted_s: float | None = None
         self.first_token_s: float | None = None
@@ -129,6 +133,13 @@ class Resident:
 
 class PrefillDone(NamedTuple):
     """The last token of a prefill-leg prompt was computed; its KV is held until `release_kv`."""
+
+    resident: Resident
+    at_s: float
+
+
+class PullStarted(NamedTuple):
+    """There is room for a prompt that was prefilled elsewhere: its KV may come (`kv_arrived`)."""
 
     resident: Resident
     at_s: float
@@ -163,4 +174,4 @@ class Preempted(NamedTuple):
     at_s: float
 
 
-Outcome = PrefillDone | FirstTokenAt | Tokens | Finished | Preempted
+Outcome = PrefillDone | PullStarted | FirstTokenAt | Tokens | Finished | Preempted

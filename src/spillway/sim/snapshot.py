@@ -9,7 +9,7 @@ from spillway.core.errors import InvariantViolation
 from spillway.core.events import NodeState
 from spillway.core.latency import step_s, tokens_s
 from spillway.sim.jumps import Segment, ramp_s, steps_done
-from spillway.sim.residents import DECODING, HELD, PREFILLING
+from spillway.sim.residents import DECODING, HELD, LANDED, PREFILLING, PULLING
 from spillway.wire.report import StepTaken
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ def node_state(node: SimNode, now_s: float) -> NodeState:
     """Return the node's own word on itself at `now_s`, closed-form within a segment.
 
     The prefill work of the step under way counts in proportion to the time it still needs; the KV
-    of prompts not yet computed is in `backlog_tokens`, not in `kv_used_tokens`; a pulled request
-    counts as decoding from its first token on. O(waiting requests).
+    of prompts not yet computed is in `backlog_tokens`, not in `kv_used_tokens`, that of pulls is in
+    it once it is booked; a pulled request counts as decoding from its first token on. O(waiting
+    requests).
     """
     batch, prompts, segment = node.batch, node.prompts, node.segment
     seqs, step = batch.seqs, batch.step
@@ -42,8 +43,6 @@ def node_state(node: SimNode, now_s: float) -> NodeState:
             over_budget = _decode_s(node, done) > batch.tbt_s_min
     for resident in prompts.running:
         kv_used -= resident.target_tokens - resident.computed_tokens + 1
-    for resident in batch.fresh:
-        kv_used -= resident.prompt_tokens
     tbt_s_min = batch.tbt_s_min
     if node.arrived or prompts.backlog_tokens:
         tbt_s_min = min(tbt_s_min, _waiting_tbt_s_min(node))
@@ -108,7 +107,7 @@ def recount_kv(node: SimNode) -> None:
                 held += node.batch.step - resident.join_step
         elif phase is PREFILLING:
             held += resident.target_tokens + 1
-        elif phase is HELD:
+        elif phase in (HELD, PULLING, LANDED):
             held += resident.prompt_tokens
     if held != node.kv.used_tokens:
         raise InvariantViolation(
