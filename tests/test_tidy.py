@@ -25,14 +25,14 @@ def words(text: str) -> frozenset[str]:
 
 
 # A name that holds one of these words says its unit.
-UNITS = words("s ms us tokens bytes frac seqs blocks prompts pairs percent mib kib inches")
+UNITS = words("s ms us ns tokens bytes frac seqs blocks prompts pairs percent mib kib inches")
 # Counts, indices, identities and pure numbers: what has no unit. Extend it rather than a bad name.
 COUNT_WORDS = words("""
-    alpha arrived at beta block choices column connections conns constant count cv decisions
-    deflections digest done end ended errors events factor failed failures flight gain gaps id
+    alpha arrived at beta block choices column connections conns constant copies count cv decisions
+    deflections depth digest done end ended errors events factor failed failures flight gain gaps id
     index left length line linear lines margin max multiple number order overflowed part peak
     pid planned plans port position preemptions priority rank reports requests retries right
-    rows running runs scale seed seen segments sent seq sign sizes skips square start status
+    rows running runs scale seed seen segments sent seq shape sign sizes skips square start status
     step steps stop tick ticks total transfers unsent value version waiting weight whole width
     """)
 # Figures whose unit stands in the key above them: `ttft_s: {mean, p50}`, `attainment: {ttft}`.

@@ -17,7 +17,7 @@ from spillway.workload.synthetic import family
 
 def ask(**changes: Any) -> Ask:
     fields: dict[str, Any] = {
-        "trace": None,
+        "traces": None,
         "synthetic": None,
         "rate_per_s": None,
         "duration_s": 20.0,
@@ -48,14 +48,14 @@ def test_without_a_word_the_burst_family_is_drawn() -> None:
 
 
 def test_a_trace_is_read_whole(trace: Path) -> None:
-    workload = choose_rows(ask(trace=trace))
+    workload = choose_rows(ask(traces=[trace]))
     assert len(workload.rows) == 200
     assert workload.config["trace"] == "trace.csv"
     assert workload.config["to_s"] is None
 
 
 def test_a_window_and_a_speed_are_in_the_traces_own_seconds(trace: Path) -> None:
-    workload = choose_rows(ask(trace=trace, from_s=10.0, to_s=20.0, speed_up_factor=2.0))
+    workload = choose_rows(ask(traces=[trace], from_s=10.0, to_s=20.0, speed_up_factor=2.0))
     assert [row.arrival_s for row in workload.rows] == [at / 2 for at in range(10)]
     assert "2 times as fast" in workload.title
 
@@ -68,7 +68,7 @@ def test_a_drawn_workload_can_be_cut_too() -> None:
 
 def test_the_burst_is_cut_out_of_a_trace(trace: Path) -> None:
     cut = BurstCut(window_s=2.0, lead_s=3.0, prompt_tokens_max=10**9, output_tokens_max=64)
-    workload = choose_rows(ask(trace=trace, burst=cut))
+    workload = choose_rows(ask(traces=[trace], burst=cut))
     assert len(workload.rows) == 100 + 5
     assert workload.config["from_s"] == pytest.approx(47.0)
     assert max(row.output_tokens for row in workload.rows) == 64
@@ -76,9 +76,31 @@ def test_the_burst_is_cut_out_of_a_trace(trace: Path) -> None:
     assert "100 longer outputs cut to 64 tokens" in workload.notes
 
 
+def test_traces_are_merged_and_what_was_done_is_noted(trace: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("arrival_s,prompt_tokens,output_tokens\n0.5,7,7\n90.5,0,1\n")
+    workload = choose_rows(ask(traces=[trace, other]))
+    assert len(workload.rows) == 201
+    assert workload.rows[1].prompt_tokens == 7
+    assert workload.config["trace"] == "trace.csv + other.csv"
+    assert workload.config["rows_dropped"] == {"prompt_tokens is below 1": 1}
+    assert "2 traces merged, each from its own second 0" in workload.notes
+
+
+def test_operations_are_applied_in_order_after_the_cut(trace: Path) -> None:
+    done = ["context-max=1000", "overlay=2"]
+    workload = choose_rows(ask(traces=[trace], to_s=50.0, operations=done))
+    assert len(workload.rows) == 100
+    assert workload.config["operations"] == done
+    assert [note.partition(":")[0] for note in workload.notes] == done
+    assert workload.title.startswith("trace.csv: 100 requests")
+    with pytest.raises(ConfigError, match="leaves no request"):
+        choose_rows(ask(traces=[trace], operations=["context-max=1"]))
+
+
 def test_an_explicit_window_is_taken_as_it_is(trace: Path) -> None:
     cut = BurstCut(window_s=2.0, lead_s=3.0, prompt_tokens_max=1, output_tokens_max=1)
-    workload = choose_rows(ask(trace=trace, burst=cut, from_s=50.0, to_s=52.0))
+    workload = choose_rows(ask(traces=[trace], burst=cut, from_s=50.0, to_s=52.0))
     assert len(workload.rows) == 102
     assert max(row.output_tokens for row in workload.rows) == 500
 
@@ -102,9 +124,9 @@ def test_a_burst_is_cut_before_it_is_too_much_work(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"trace": Path("x"), "synthetic": "burst"}, "exclude each other"),
-        ({"trace": Path("x"), "rate_per_s": 3.0}, "--rate is for --synthetic"),
-        ({"trace": Path("missing.csv")}, "missing.csv"),
+        ({"traces": [Path("x")], "synthetic": "burst"}, "exclude each other"),
+        ({"traces": [Path("x")], "rate_per_s": 3.0}, "--rate is for --synthetic"),
+        ({"traces": [Path("missing.csv")]}, "missing.csv"),
         ({"synthetic": "nope"}, "'nope' is unknown"),
         ({"duration_s": -1.0}, "must be above 0"),
         ({"from_s": 1e6}, "no request arrives"),

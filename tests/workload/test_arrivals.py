@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillway.core.errors import ConfigError
-from spillway.workload.arrivals import Arrivals, Gamma, OnOff, Poisson
+from spillway.workload.arrivals import Arrivals, Gamma, OnOff, Poisson, Weibull
 from spillway.workload.seeds import stream
 
-PROCESSES = [Poisson(), Gamma(0.5), Gamma(3.0), OnOff(3.0, 3.0, 9.0)]
+PROCESSES = [Poisson(), Gamma(0.5), Gamma(3.0), OnOff(3.0, 3.0, 9.0), Weibull(0.7)]
 
 
 def gap_cv(times_s: list[float]) -> float:
@@ -36,7 +36,14 @@ def test_the_mean_rate_is_as_asked(process: Arrivals):
 
 
 @pytest.mark.parametrize(
-    ("process", "cv"), [(Poisson(), 1.0), (Gamma(0.5), 0.5), (Gamma(3.0), 3.0)]
+    ("process", "cv"),
+    [
+        (Poisson(), 1.0),
+        (Gamma(0.5), 0.5),
+        (Gamma(3.0), 3.0),
+        (Weibull(1.0), 1.0),
+        (Weibull(0.5), 5**0.5),
+    ],
 )
 def test_the_gaps_vary_as_asked(process: Arrivals, cv: float):
     assert gap_cv(process.draw(stream(3, "cv"), 50.0, 400.0)) == pytest.approx(cv, rel=0.08)

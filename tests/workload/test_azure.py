@@ -85,8 +85,8 @@ def test_every_unusable_row_is_counted_under_its_reason(tmp_path: Path):
         "not 3 columns": 2,
         "TIMESTAMP is not YYYY-MM-DD HH:MM:SS.fffffff": 7,
     }
-    assert trace.dropped_lines["not 3 columns"] == [6, 7]
-    assert trace.dropped_lines["ContextTokens is below 1"] == [3]
+    assert trace.dropped_places["not 3 columns"] == ["6", "7"]
+    assert trace.dropped_places["ContextTokens is below 1"] == ["3"]
 
 
 def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path):

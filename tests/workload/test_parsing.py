@@ -28,8 +28,8 @@ def test_rows_that_cannot_be_parsed_are_counted_by_reason_with_examples():
     lines = numbered(["1", "x", "0", "2", "y", "z", "w"])
     assert parse_each(lines, lambda line: token_count(line, "n"), drops) == [1, 2]
     assert drops.counts == {"n is not a whole number": 4, "n is below 1": 1}
-    assert drops.lines == {"n is not a whole number": [2, 5, 6], "n is below 1": [3]}
-    assert len(drops.lines["n is not a whole number"]) == EXAMPLES_MAX
+    assert drops.places == {"n is not a whole number": ["2", "5", "6"], "n is below 1": ["3"]}
+    assert len(drops.places["n is not a whole number"]) == EXAMPLES_MAX
 
 
 @pytest.mark.parametrize("tokens", [1, TOKENS_MAX])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spillway.core.errors import ConfigError
+from spillway.workload.plain import encode_row
 from spillway.workload.row import Row
 from spillway.workload.traces import Trace, read_trace
 
@@ -87,3 +88,17 @@ def test_unusable_jsonl_rows_are_counted(tmp_path: Path):
 def test_a_header_that_lacks_a_column_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not look like 'csv'"):
         read(tmp_path, "arrival_s,prompt_tokens", "0,1", format_name="csv")
+
+
+def test_what_is_written_is_read_back_as_it_was(tmp_path: Path):
+    rows = [
+        Row(0.125, 100, 5),
+        Row(1 / 3, 40, 7, "chat", (3, 4, 5), 16, "s1/2", 2.5),
+        Row(2.0, 64, 1, prefix_blocks=(9,), block_tokens=64),
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(b"".join(map(encode_row, rows)))
+    assert read_trace(path).rows == rows
+    assert path.read_bytes().splitlines()[0] == (
+        b'{"arrival_s":0.125,"prompt_tokens":100,"output_tokens":5}'
+    )

@@ -1,30 +1,25 @@
-"""Recognising formats, cutting traces to size, and the real published traces when they are here."""
+"""Recognising formats, saying what was dropped, and the published traces when they are here."""
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spillway.core.errors import ConfigError
+from spillway.workload.operations import Dated, drop_longer_than, largest_burst, merge, window
 from spillway.workload.row import Row
-from spillway.workload.traces import (
-    FORMATS,
-    drop_longer_than,
-    largest_burst,
-    read_trace,
-    speed_up,
-    window,
-)
+from spillway.workload.seeds import stream
+from spillway.workload.traces import BUNDLES, FORMATS, read_trace
 
 TRACES = Path(__file__).parents[3] / "shared" / "traces"
 AZURE = TRACES / "azure2023"
+RAGPULSE = TRACES / "ragpulse" / "0_trace_weekA_lines1-3800.jsonl"
+SERVEGEN = TRACES / "servegen" / "reason_deepseek-r1.tar.xz"
+AGENTIC = TRACES / "agentic_kv_cache_tester" / "sessions_dev.tar.xz"
 MOONCAKE = TRACES / "mooncake_fast25" / "conversation_trace.jsonl"
 needs_traces = pytest.mark.skipif(not TRACES.is_dir(), reason=f"no traces in {TRACES}")
-
-ROWS = [Row(0.0, 10, 1), Row(1.0, 20, 1), Row(4.0, 500, 1), Row(4.5, 600, 2), Row(9.0, 30, 1)]
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -39,7 +34,7 @@ def test_an_unknown_format_is_an_error_that_lists_the_known_ones(tmp_path: Path,
     with pytest.raises(ConfigError) as caught:
         read_trace(path)
     assert str(path) in str(caught.value)
-    assert all(name in str(caught.value) for name in FORMATS)
+    assert all(name in str(caught.value) for name in (*FORMATS, *BUNDLES))
 
 
 def test_a_header_alone_has_no_usable_row(tmp_path: Path):
@@ -50,16 +45,28 @@ def test_a_header_alone_has_no_usable_row(tmp_path: Path):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
-    for path in (tmp_path / "absent.csv", tmp_path):
-        with pytest.raises(ConfigError, match=r"cannot be read"):
-            read_trace(path)
+    with pytest.raises(ConfigError, match=r"absent\.csv: cannot be read: No such file"):
+        read_trace(tmp_path / "absent.csv")
+    with pytest.raises(ConfigError, match=r"of no known format; formats: .*servegen"):
+        read_trace(tmp_path)
+
+
+def test_a_broken_archive_is_named(tmp_path: Path):
+    path = tmp_path / "t.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        for at in range(20):
+            (tmp_path / "m.json").write_text(stream(at, "noise").randbytes(20_000).hex())
+            archive.add(tmp_path / "m.json", f"{at}.json")
+    path.write_bytes(path.read_bytes()[:-100_000])
+    with pytest.raises(ConfigError, match=r"t\.tar\.xz: a broken archive"):
+        read_trace(path)
 
 
 def test_an_unknown_format_name_is_refused(tmp_path: Path):
     path = tmp_path / "t.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n")
-    with pytest.raises(ConfigError, match="'parquet' is unknown"):
-        read_trace(path, "parquet")
+    with pytest.raises(ConfigError, match="'moon' is unknown; did you mean 'mooncake'"):
+        read_trace(path, "moon")
     with pytest.raises(ConfigError, match="does not look like 'azure'"):
         read_trace(path, "azure")
 
@@ -76,60 +83,16 @@ def test_dropped_text_says_how_many_why_and_where(tmp_path: Path):
     assert read_trace(path).dropped_text() == ""
 
 
-# --- cutting ---------------------------------------------------------------------------------
-
-
-def test_a_window_is_half_open_and_starts_again_at_0():
-    assert [row.arrival_s for row in window(ROWS, 1.0, 4.5)] == [0.0, 3.0]
-    assert [row.arrival_s for row in window(ROWS, 4.5)] == [0.0, 4.5]
-    assert window(ROWS) == ROWS
-    assert window(ROWS, 100.0) == []
-
-
-@pytest.mark.parametrize(("from_s", "to_s"), [(5.0, 5.0), (6.0, 5.0), (float("nan"), 5.0)])
-def test_an_impossible_window_is_refused(from_s: float, to_s: float):
-    with pytest.raises(ConfigError, match="window"):
-        window(ROWS, from_s, to_s)
-
-
-def test_speed_up_divides_the_times_and_touches_nothing_else():
-    faster = speed_up(ROWS, 2.0)
-    assert [row.arrival_s for row in faster] == [0.0, 0.5, 2.0, 2.25, 4.5]
-    assert [row[1:] for row in faster] == [row[1:] for row in ROWS]
-
-
-@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan")])
-def test_an_impossible_speed_up_is_refused(factor: float):
-    with pytest.raises(ConfigError, match="speed-up"):
-        speed_up(ROWS, factor)
-
-
-def test_rows_beyond_the_context_are_dropped_and_counted():
-    kept, dropped = drop_longer_than(ROWS, 501)
-    assert (len(kept), dropped) == (4, 1)
-    assert Row(4.0, 500, 1) in kept  # exactly full still fits
-
-
-def test_the_largest_burst_is_by_prompt_tokens():
-    assert largest_burst(ROWS, 2.0) == (4.0, 6.0)
-    assert largest_burst([], 2.0) == (0.0, 2.0)
-    with pytest.raises(ConfigError, match="window"):
-        largest_burst(ROWS, 0.0)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 50)), min_size=1, max_size=30),
-    st.integers(1, 10),
-)
-def test_no_other_window_holds_more(pairs: list[tuple[int, int]], window_s: int):
-    rows = [Row(float(at), tokens, 1) for at, tokens in sorted(pairs)]
-    from_s, to_s = largest_burst(rows, window_s)
-
-    def held(start_s: float) -> int:
-        return sum(row.prompt_tokens for row in window(rows, start_s, start_s + window_s))
-
-    assert to_s == from_s + window_s
-    assert held(from_s) == max(held(row.arrival_s) for row in rows)
+def shared_frac(rows: list[Row]) -> float:
+    """Share of prompt tokens that a cache without a limit holds when the request arrives."""
+    seen: set[int] = set()
+    shared_tokens = 0
+    for row in rows:
+        blocks = next((at for at, one in enumerate(row.prefix_blocks) if one not in seen), None)
+        held = len(row.prefix_blocks) if blocks is None else blocks
+        shared_tokens += min(held * row.block_tokens, row.prompt_tokens)
+        seen.update(row.prefix_blocks)
+    return shared_tokens / sum(row.prompt_tokens for row in rows)
 
 
 # --- the published traces --------------------------------------------------------------------
@@ -170,3 +133,44 @@ def test_mooncake_conversation_is_read_whole():
     literal = read_trace(MOONCAKE, spread_ticks=False)
     assert len({row.arrival_s for row in literal.rows}) == 1_180
     assert len({row.arrival_s for row in trace.rows}) == 12_031
+    assert shared_frac(trace.rows) == pytest.approx(0.37, abs=0.01)
+
+
+@needs_traces
+def test_azure_conversation_and_code_are_merged_on_one_clock():
+    parts = [read_trace(AZURE / f"AzureLLMInferenceTrace_{kind}.csv") for kind in ("conv", "code")]
+    rows, how = merge([Dated(part.rows, part.clock_ns) for part in parts])
+    assert (len(rows), how) == (28_185, "on the wall clock")
+    assert rows[-1].arrival_s == pytest.approx(3_513, abs=1)
+    assert len(window(rows, 1700.0, 2000.0)) == 3_351
+
+
+@needs_traces
+@pytest.mark.slow
+def test_ragpulse_shares_as_much_as_its_components_do():
+    trace = read_trace(RAGPULSE)
+    assert (len(trace.rows), trace.dropped) == (3_800, {})
+    assert trace.rows[-1].arrival_s - trace.rows[0].arrival_s == 604_371
+    assert shared_frac(trace.rows) == pytest.approx(0.31, abs=0.01)
+
+
+@needs_traces
+@pytest.mark.slow
+def test_agentic_sessions_reuse_nearly_all_of_their_prompts():
+    trace = read_trace(AGENTIC)
+    assert len(trace.rows) + sum(trace.dropped.values()) == 3_123
+    assert trace.dropped == {"out is 0: nothing was generated": 3}
+    sessions = {row.session_id for row in trace.rows}
+    assert len({one.partition("/")[0] for one in sessions}) == 109
+    assert len([one for one in sessions if "/" in one]) == 9
+    assert shared_frac(trace.rows) == pytest.approx(0.94, abs=0.01)
+
+
+@needs_traces
+@pytest.mark.slow
+def test_servegen_draws_the_hour_that_was_asked_for():
+    trace = read_trace(SERVEGEN, from_s=75_600.0, to_s=76_200.0)
+    assert trace.dropped == {}
+    assert {75_600.0 <= row.arrival_s < 76_200.0 for row in trace.rows} == {True}
+    assert len(trace.rows) / 600 == pytest.approx(26.4, rel=0.4)
+    assert "73 clients" in trace.notes[0]

@@ -36,6 +36,7 @@ def demo(
     from_s: options.FromS = None,
     to_s: options.ToS = None,
     speed_up: options.SpeedUp = 1.0,
+    apply: options.Apply = None,
     seed: options.Seed = options.DEFAULT_SEED,
     policy: options.Policies = None,
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
@@ -78,7 +79,8 @@ def demo(
     prefill_count, decode_count = parse_cluster(cluster)
     cut = burst_cut(profile, prefill_count)
     drawn_s = DRAWN_S * speed_up
-    workload = choose_rows(Ask(trace, None, None, drawn_s, from_s, to_s, speed_up, seed, cut))
+    part = (drawn_s, from_s, to_s, speed_up, seed)
+    workload = choose_rows(Ask(trace, None, None, *part, cut, apply))
     targets_s = (slo_ttft_s, slo_tbt_s)
     stage = Stage(workload, prefill_count, decode_count, profile, *targets_s, seed)
     acts = asyncio.run(_play(stage, names))

@@ -45,6 +45,7 @@ def load(
     from_s: options.FromS = None,
     to_s: options.ToS = None,
     speed_up: options.SpeedUp = 1.0,
+    apply: options.Apply = None,
     seed: options.Seed = options.DEFAULT_SEED,
     prompts: Prompts = "ids",
     slo_ttft_s: options.SloTtft = 1.0,
@@ -73,7 +74,8 @@ def load(
 
     if prompts not in set(PromptKind):
         raise ConfigError(f"--prompts {prompts!r}: choose {' or '.join(PromptKind)}")
-    workload = choose_rows(Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed))
+    part = (duration_s, from_s, to_s, speed_up, seed)
+    workload = choose_rows(Ask(trace, synthetic, rate, *part, operations=apply))
     load_options = LoadOptions(
         base_url=url,
         model=model or asyncio.run(_first_model(url)),

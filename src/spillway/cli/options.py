@@ -22,12 +22,24 @@ DECISIONS = "Decisions"
 LISTEN = "Listen"
 
 Trace = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         "--trace",
         metavar="FILE",
-        help="Replay a trace: Azure 2023 CSV, Mooncake JSONL, or our own CSV or JSONL "
-        "(arrival_s, prompt_tokens, output_tokens). The format is recognised.",
+        help="Replay a trace: Azure, Mooncake, BurstGPT, RAGPulse, Qwen-Bailian, ServeGen, "
+        "agentic sessions, or our own CSV or JSONL; recognised by its content. Several are "
+        "merged, on the wall clock if they have one.",
+        rich_help_panel=WORKLOAD,
+    ),
+]
+Apply = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--apply",
+        metavar="OP=VALUE",
+        help="Change the requests, after cutting and in the order given: thin=SHARE, "
+        "overlay=COPIES, context-max=TOKENS, speed-up=FACTOR, arrivals=poisson, "
+        "lengths=shuffled.",
         rich_help_panel=WORKLOAD,
     ),
 ]

@@ -7,10 +7,19 @@ from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spillway.cli.output import working
 from spillway.core.errors import ConfigError
+from spillway.workload.operations import (
+    Dated,
+    apply_operation,
+    largest_burst,
+    merge,
+    speed_up,
+    window,
+)
 from spillway.workload.row import Row
 from spillway.workload.synthetic import FAMILIES, family
-from spillway.workload.traces import largest_burst, read_trace, speed_up, window
+from spillway.workload.traces import Trace, read_trace
 
 DEFAULT_FAMILY = "burst"
 
@@ -19,12 +28,14 @@ class Workload(NamedTuple):
     """Rows to run, and what to say of them.
 
     title: one line.   notes: what was done to the rows, a line each.   config: for the results.
+    from_s: where the rows begin, before they are cut; 0 afterwards.
     """
 
     rows: list[Row]
     title: str
     notes: tuple[str, ...]
     config: dict[str, Any]
+    from_s: float = 0.0
 
 
 class BurstCut(NamedTuple):
@@ -43,10 +54,12 @@ class BurstCut(NamedTuple):
 class Ask(NamedTuple):
     """What the flags said; None where they said nothing.
 
-    duration_s: of a drawn workload.   burst: unless from_s or to_s are given, cut this out.
+    traces: several are merged.   duration_s: of a drawn workload.
+    burst: unless from_s or to_s are given, cut this out.
+    operations: done to the rows that were cut out, in this order; `workload.operations`.
     """
 
-    trace: Path | None
+    traces: Sequence[Path] | None
     synthetic: str | None
     rate_per_s: float | None
     duration_s: float
@@ -55,24 +68,58 @@ class Ask(NamedTuple):
     speed_up_factor: float
     seed: int
     burst: BurstCut | None = None
+    operations: Sequence[str] | None = None
 
 
 def choose_rows(ask: Ask) -> Workload:
     """Return the workload that the flags describe. Raises ConfigError, also on an empty one."""
-    if ask.trace is None:
+    if not ask.traces:
         return _cut(ask, _from_family(ask))
     if ask.synthetic is not None:
         raise ConfigError("--trace and --synthetic exclude each other; give one of them")
     if ask.rate_per_s is not None:
         raise ConfigError("--rate is for --synthetic; a trace takes --speed-up")
-    return _cut(ask, _from_trace(ask, ask.trace))
+    return _cut(ask, _from_traces(ask, ask.traces))
 
 
-def _from_trace(ask: Ask, path: Path) -> Workload:
-    trace = read_trace(path, seed=ask.seed)
-    notes = (*trace.notes, trace.dropped_text())
-    config = {"trace": path.name, "format": trace.format_name, "rows_dropped": trace.dropped}
-    return Workload(trace.rows, path.name, tuple(note for note in notes if note), config)
+def _from_traces(ask: Ask, paths: Sequence[Path]) -> Workload:
+    from_s, to_s = ask.from_s or 0.0, inf if ask.to_s is None else ask.to_s
+    with working("reading the requests"):
+        traces = [read_trace(path, seed=ask.seed, from_s=from_s, to_s=to_s) for path in paths]
+    notes = [note for trace in traces for note in (*trace.notes, trace.dropped_text()) if note]
+    name = " + ".join(path.name for path in paths)
+    config = {
+        "trace": name,
+        "format": " + ".join(trace.format_name for trace in traces),
+        "rows_dropped": _dropped(traces),
+    }
+    rows, begins_s = traces[0].rows, traces[0].from_s
+    if len(traces) > 1:
+        rows, how = merge(
+            [Dated(window(trace.rows, trace.from_s), trace.clock_ns) for trace in traces]
+        )
+        begins_s = 0.0
+        notes.append(f"{len(traces)} traces merged, {how}")
+    return Workload(rows, name, tuple(notes), config, begins_s)
+
+
+def _dropped(traces: Sequence[Trace]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for trace in traces:
+        for reason, count in trace.dropped.items():
+            counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def _changed(ask: Ask, rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Return the rows after the operations that were asked for, and a note on each."""
+    notes = []
+    for text in ask.operations or ():
+        rows, note = apply_operation(rows, text, ask.seed)
+        notes.append(note)
+        if not rows:
+            raise ConfigError(f"operation {text!r} leaves no request; ask for less")
+    return rows, notes
 
 
 def _from_family(ask: Ask) -> Workload:
@@ -90,13 +137,14 @@ def _cut(ask: Ask, whole: Workload) -> Workload:
     notes = list(whole.notes)
     from_s, to_s, burst = ask.from_s, ask.to_s, ask.burst
     if burst is None or from_s is not None or to_s is not None:
-        from_s, to_s = from_s or 0.0, inf if to_s is None else to_s
+        from_s = whole.from_s if from_s is None else from_s
+        to_s = inf if to_s is None else to_s
         rows = window(fast, from_s / factor, to_s / factor)
     else:
         start_s, end_s = onset(fast, burst)
         from_s, to_s = start_s * factor, end_s * factor
         rows, cut = _shortened(window(fast, start_s, end_s), burst.output_tokens_max)
-        part = "trace" if ask.trace else "workload"
+        part = "trace" if ask.traces else "workload"
         notes.append(f"its largest burst, from {from_s:.1f} s to {to_s:.1f} s of the {part}")
         if cut:
             notes.append(f"{cut} longer outputs cut to {burst.output_tokens_max} tokens")
@@ -106,8 +154,16 @@ def _cut(ask: Ask, whole: Workload) -> Workload:
             f"{whole.title}: no request arrives from {from_s:g} s to {to_s:g} s; "
             f"the last one comes at {end_s:g} s"
         )
+    rows, did = _changed(ask, rows)
+    notes += did
     sped = f", {factor:g} times as fast" if factor != 1 else ""
-    config = {"from_s": from_s, "to_s": None if to_s == inf else to_s, "speed_up": factor}
+    config: dict[str, Any] = {
+        "from_s": from_s,
+        "to_s": None if to_s == inf else to_s,
+        "speed_up": factor,
+    }
+    if ask.operations:
+        config["operations"] = list(ask.operations)
     title = f"{whole.title}{sped}: {_totals(rows)}"
     return Workload(rows, title, tuple(notes), {**whole.config, **config})
 

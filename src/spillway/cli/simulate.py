@@ -30,6 +30,7 @@ def simulate(
     from_s: options.FromS = None,
     to_s: options.ToS = None,
     speed_up: options.SpeedUp = 1.0,
+    apply: options.Apply = None,
     seed: options.Seed = options.DEFAULT_SEED,
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
     policy: options.Policies = None,
@@ -57,11 +58,13 @@ def simulate(
     [bold]Examples[/bold]
       spillway simulate --synthetic burst --html build/sim.html
       spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --speed-up 2
+      spillway simulate --trace conv.csv --trace code.csv --apply arrivals=poisson
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
     """
     from spillway.cli.rows import Ask, choose_rows
 
-    workload = choose_rows(Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed))
+    part = (duration_s, from_s, to_s, speed_up, seed)
+    workload = choose_rows(Ask(trace, synthetic, rate, *part, operations=apply))
     targets_s = (slo_ttft_s, slo_tbt_s)
     scenario = _scenario(
         cluster, profile, bias, noise, report_period_s, decode_chunk_tokens, targets_s

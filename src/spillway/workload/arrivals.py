@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import gamma, isfinite
 from random import Random
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from spillway.core.errors import ConfigError
 
 ARRIVALS_MAX = 10_000_000  # expected; beyond this a rate or duration is a slip of the pen
 WARM_UP_ARRIVALS = 100  # before time 0, so that a bursty process has forgotten how it started
+WEIBULL_SHAPE_MIN = 0.01  # below it the mean of a standard one is beyond what a float holds
 DWELL_S_MIN = 1e-3  # shorter spells are no bursts, and their number would know no bound
 DWELL_SHAPE = 4.0  # gamma shape of on and off times: CV 0.5, so that bursts are alike but not equal
 
@@ -49,11 +51,25 @@ class Gamma:
         _check(rate_per_s, duration_s)
         shape = 1.0 / (self.cv * self.cv)
         scale_s = 1.0 / (rate_per_s * shape)
-        times_s, now_s = [], -WARM_UP_ARRIVALS / rate_per_s
-        while (now_s := now_s + rng.gammavariate(shape, scale_s)) < duration_s:
-            if now_s >= 0.0:
-                times_s.append(now_s)
-        return times_s
+        return _renewals(lambda: rng.gammavariate(shape, scale_s), rate_per_s, duration_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Weibull:
+    """A renewal process whose gaps are Weibull: below shape 1 it clumps, at 1 it is Poisson."""
+
+    shape: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.shape) and self.shape >= WEIBULL_SHAPE_MIN):
+            raise ConfigError(
+                f"Weibull arrivals with shape {self.shape}; at least {WEIBULL_SHAPE_MIN}"
+            )
+
+    def draw(self, rng: Random, rate_per_s: float, duration_s: float) -> list[float]:
+        _check(rate_per_s, duration_s)
+        scale_s = 1.0 / (rate_per_s * gamma(1.0 + 1.0 / self.shape))
+        return _renewals(lambda: rng.weibullvariate(scale_s, self.shape), rate_per_s, duration_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,14 @@ class OnOff:
             times_s += _poisson(rng, spell_rate_per_s, now_s, min(end_s, duration_s))
             now_s, share, bursting = end_s, 1.0, not bursting
         return times_s
+
+
+def _renewals(draw_gap_s: Callable[[], float], rate_per_s: float, duration_s: float) -> list[float]:
+    times_s, now_s = [], -WARM_UP_ARRIVALS / rate_per_s
+    while (now_s := now_s + draw_gap_s()) < duration_s:
+        if now_s >= 0.0:
+            times_s.append(now_s)
+    return times_s
 
 
 def _poisson(rng: Random, rate_per_s: float, from_s: float, to_s: float) -> list[float]:

@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from spillway.workload.parsing import BadRow, Drops, Format, Lines, parse_each, token_count
+from spillway.workload.parsing import (
+    BadRow,
+    Content,
+    Drops,
+    Format,
+    Lines,
+    Reading,
+    parse_each,
+    token_count,
+)
 from spillway.workload.row import Row
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -23,9 +32,9 @@ def _matches(head: Sequence[str]) -> bool:
     return bool(head) and tuple(name.strip() for name in head[0].split(",")) == COLUMNS
 
 
-def _read(lines: Lines, drops: Drops, spread_seed: int | None) -> tuple[list[Row], list[str]]:
+def _read(lines: Lines, drops: Drops, reading: Reading) -> Content:
     """The first arrival is at 0 s. About 1.5 µs a row."""
-    del spread_seed  # times are exact
+    del reading  # times are exact
     minutes_s: dict[str, int] = {}
 
     def parse(line: str) -> tuple[int, int, int]:
@@ -43,7 +52,7 @@ def _read(lines: Lines, drops: Drops, spread_seed: int | None) -> tuple[list[Row
     stamped.sort(key=lambda row: row[0])
     start_ns = stamped[0][0] if stamped else 0
     rows = [Row((stamp_ns - start_ns) / NS_PER_S, prompt, out) for stamp_ns, prompt, out in stamped]
-    return rows, []
+    return Content(rows, clock_ns=start_ns)
 
 
 def _stamp_ns(stamp: str, minutes_s: dict[str, int]) -> int:

@@ -18,9 +18,11 @@ import msgspec
 
 from spillway.workload.parsing import (
     BadRow,
+    Content,
     Drops,
     Format,
     Lines,
+    Reading,
     by_arrival,
     checked_time,
     checked_tokens,
@@ -45,17 +47,17 @@ def _matches(head: Sequence[str]) -> bool:
     return any('"input_length"' in line and '"timestamp"' in line for line in head)
 
 
-def _read(lines: Lines, drops: Drops, spread_seed: int | None) -> tuple[list[Row], list[str]]:
+def _read(lines: Lines, drops: Drops, reading: Reading) -> Content:
     """About 5 µs a row."""
     decoder = msgspec.json.Decoder(_Line)
     rows = parse_each(lines, lambda line: _row(decode_line(decoder, line)), drops)
     tick_s = _tick_s(rows)
-    if spread_seed is None:
-        return by_arrival(rows), [f"times are as rounded in the file, to {tick_s:.3f} s"]
-    draw = stream(spread_seed, "mooncake.tick").random
+    if not reading.spread_ticks:
+        return Content(by_arrival(rows), (f"times are as rounded in the file, to {tick_s:.3f} s",))
+    draw = stream(reading.seed, "mooncake.tick").random
     spread = [row._replace(arrival_s=row.arrival_s + tick_s * draw()) for row in rows]
-    note = f"rows spread uniformly over their tick of {tick_s:.3f} s (seed {spread_seed})"
-    return by_arrival(spread), [note]
+    note = f"rows spread uniformly over their tick of {tick_s:.3f} s (seed {reading.seed})"
+    return Content(by_arrival(spread), (note,))
 
 
 def _row(line: _Line) -> Row:

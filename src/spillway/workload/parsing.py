@@ -1,9 +1,14 @@
-"""What every trace format shares: numbered lines, usable counts, and an account of dropped rows."""
+"""What every trace format shares: numbered lines, usable counts, and an account of dropped rows.
+
+A format reads either the lines of one file (`Format`) or the members of a folder or an archive
+(`Bundle`). Both give `Content` and count in `Drops` what they cannot use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isfinite
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf, isfinite
+from pathlib import Path
 from re import compile as pattern
 from typing import NamedTuple, TypeVar
 
@@ -26,35 +31,76 @@ class BadRow(ConfigError):
 
 
 class Drops:
-    """Counts dropped rows by reason and remembers the first line numbers of each."""
+    """Counts dropped rows by reason and remembers where the first of each stood."""
 
-    __slots__ = ("counts", "lines")
+    __slots__ = ("counts", "places")
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
-        self.lines: dict[str, list[int]] = {}
+        self.places: dict[str, list[str]] = {}
 
-    def add(self, reason: str, line: int) -> None:
-        """Count one row. `line` counts from 1, as editors do."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        examples = self.lines.setdefault(reason, [])
-        if len(examples) < EXAMPLES_MAX:
-            examples.append(line)
+    def add(self, reason: str, place: str, rows: int = 1) -> None:
+        """Count `rows` rows. place: a line number, counting from 1 as editors do, or a member."""
+        self.counts[reason] = self.counts.get(reason, 0) + rows
+        examples = self.places.setdefault(reason, [])
+        if len(examples) < EXAMPLES_MAX and place not in examples:
+            examples.append(place)
+
+
+class Reading(NamedTuple):
+    """How a trace is to be read.
+
+    path: of the file, for formats that need the files beside it.
+    seed: of whatever the reader draws.   spread_ticks: spread coarse times over their tick.
+    from_s, to_s: the part that is wanted, in the trace's own seconds. A reader may give more; a
+        generator gives no more than it must.
+    """
+
+    path: Path
+    seed: int = 0
+    spread_ticks: bool = True
+    from_s: float = 0.0
+    to_s: float = inf
+
+
+class Content(NamedTuple):
+    """What a reader gives.
+
+    rows: in order of arrival, in the trace's own seconds.
+    notes: what was done to them, one sentence each.
+    clock_ns: the wall clock at second 0, in nanoseconds since 1970; None when the trace has none.
+    from_s: where the rows begin; not 0 where the reader chose a part by itself.
+    """
+
+    rows: list[Row]
+    notes: tuple[str, ...] = ()
+    clock_ns: int | None = None
+    from_s: float = 0.0
 
 
 class Format(NamedTuple):
-    """One way to write a trace.
+    """One way to write a trace into one file.
 
     shape: how a file looks, for messages.
     matches: whether these first lines look like it.
-    read: (lines, drops, seed of the spread within a tick or None) -> rows in order of arrival, and
-        notes on what was done to them.
     """
 
     name: str
     shape: str
     matches: Callable[[Sequence[str]], bool]
-    read: Callable[[Lines, Drops, int | None], tuple[list[Row], list[str]]]
+    read: Callable[[Lines, Drops, Reading], Content]
+
+
+class Bundle(NamedTuple):
+    """One way to write a trace into many files, in a folder or a .tar archive.
+
+    matches: whether a member of this name and content belongs to it.
+    """
+
+    name: str
+    shape: str
+    matches: Callable[[str, bytes], bool]
+    read: Callable[[Mapping[str, bytes], Drops, Reading], Content]
 
 
 def numbered(lines: Iterable[str]) -> Lines:
@@ -72,7 +118,7 @@ def parse_each(lines: Lines, parse: Callable[[str], Parsed], drops: Drops) -> li
         try:
             found.append(parse(line))
         except BadRow as bad:
-            drops.add(str(bad), number)
+            drops.add(str(bad), str(number))
     return found
 
 
@@ -81,8 +127,8 @@ def by_arrival(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.arrival_s)
 
 
-def decode_line(decoder: msgspec.json.Decoder[Parsed], line: str) -> Parsed:
-    """Return one JSON line as the decoder's type. Raises BadRow."""
+def decode_line(decoder: msgspec.json.Decoder[Parsed], line: str | bytes) -> Parsed:
+    """Return one JSON text as the decoder's type. Raises BadRow."""
     try:
         return decoder.decode(line)
     except msgspec.ValidationError as error:
@@ -98,6 +144,14 @@ def token_count(text: str, field: str) -> int:
     except ValueError:
         raise BadRow(f"{field} is not a whole number") from None
     return checked_tokens(tokens, field)
+
+
+def number(text: str, field: str) -> float:
+    """Return a number, be it infinite. Raises BadRow, naming `field`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRow(f"{field} is not a number") from None
 
 
 def checked_tokens(tokens: int, field: str) -> int:

@@ -1,152 +1,150 @@
-"""Reads request traces of any known format into rows, and cuts them to size.
+"""Reads request traces of any known format into rows.
 
-Nothing vanishes on the way: a row that cannot be used is counted under its reason, with the first
-few line numbers, and every change to the times is noted.
+Nothing vanishes on the way: a row that cannot be used is counted under its reason, with where the
+first few stood, and every change to the times is noted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from spillway.core.errors import ConfigError
-from spillway.workload import azure, mooncake, plain
-from spillway.workload.parsing import Drops, Format, numbered
+from spillway.wire.codec import did_you_mean
+from spillway.workload import agentic, azure, burstgpt, mooncake, plain, qwen, ragpulse, servegen
+from spillway.workload.members import has_members, read_members
+from spillway.workload.parsing import Bundle, Content, Drops, Format, Reading, numbered
 from spillway.workload.row import Row
 
+# In the order in which they are tried: a more telling mark before a more common one.
 FORMATS: Mapping[str, Format] = {
-    known.name: known for known in (azure.FORMAT, mooncake.FORMAT, plain.JSONL, plain.CSV)
+    known.name: known
+    for known in (
+        azure.FORMAT,
+        burstgpt.FORMAT,
+        ragpulse.FORMAT,
+        qwen.FORMAT,
+        mooncake.FORMAT,
+        plain.JSONL,
+        plain.CSV,
+    )
 }
+BUNDLES: Mapping[str, Bundle] = {known.name: known for known in (servegen.BUNDLE, agentic.BUNDLE)}
+Known = TypeVar("Known", Format, Bundle)
 HEAD_LINES = 10  # looked at to tell the format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A workload that was read from a file.
+    """A workload that was read from a file, a folder or an archive.
 
-    rows: in order of arrival.            format_name: a key of FORMATS.
-    dropped: unusable rows by reason.     dropped_lines: the first line numbers of each reason.
+    rows: in order of arrival.            format_name: a key of FORMATS or BUNDLES.
+    dropped: unusable rows by reason.     dropped_places: line or member of the first of each.
     notes: what was done to the rows, one sentence each.
+    clock_ns, from_s: as in `Content`.
     """
 
     rows: list[Row]
     format_name: str
     dropped: dict[str, int]
-    dropped_lines: dict[str, list[int]]
+    dropped_places: dict[str, list[str]]
     notes: tuple[str, ...] = ()
+    clock_ns: int | None = None
+    from_s: float = 0.0
 
     def dropped_text(self) -> str:
         """Return the dropped rows in one line for a person, "" when there is none."""
-        return _dropped_text(self.dropped, self.dropped_lines)
+        return _dropped_text(self.dropped, self.dropped_places)
 
 
 def read_trace(
-    path: str | Path, format_name: str | None = None, *, spread_ticks: bool = True, seed: int = 0
+    path: str | Path,
+    format_name: str | None = None,
+    *,
+    spread_ticks: bool = True,
+    seed: int = 0,
+    from_s: float = 0.0,
+    to_s: float = inf,
 ) -> Trace:
-    """Return the trace in `path`; the format is recognised by its first lines unless it is given.
+    """Return the trace in `path`; the format is recognised by its content unless it is given.
 
     spread_ticks: spread the rows of a coarse clock over its tick, drawn from `seed`.
+    from_s, to_s: the part that will be used; only a format that draws its rows heeds it.
     Raises ConfigError, naming the file and the known formats, when the file cannot be opened, is
     of no known format, or has no usable row. Reads 19,000 Azure rows in about 0.05 s.
     """
+    if format_name is not None and format_name not in (*FORMATS, *BUNDLES):
+        raise ConfigError(
+            f"trace format {format_name!r} is unknown; "
+            f"{did_you_mean(format_name, (*FORMATS, *BUNDLES))}; {_known_formats()}"
+        )
+    drops = Drops()
+    reading = Reading(Path(path), seed, spread_ticks, from_s, to_s)
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            lines = numbered(file)
-            head = list(islice(lines, HEAD_LINES))
-            found = _format_of(path, format_name, [line for _, line in head])
-            drops = Drops()
-            rows, notes = found.read(chain(head, lines), drops, seed if spread_ticks else None)
+        found = _read_bundle if has_members(reading.path) else _read_file
+        name, content = found(reading, format_name, drops)
     except OSError as error:
         raise ConfigError(f"trace {path}: cannot be read: {error.strerror or error}") from error
-    if not rows:
-        reasons = _dropped_text(drops.counts, drops.lines) or "it has no rows"
+    if not content.rows:
+        reasons = _dropped_text(drops.counts, drops.places) or "it has no rows"
         raise ConfigError(
-            f"trace {path}: no usable row as {found.name!r} ({reasons}); {_known_formats()}"
+            f"trace {path}: no usable row as {name!r} ({reasons}); {_known_formats()}"
         )
     return Trace(
-        rows=rows,
-        format_name=found.name,
+        rows=content.rows,
+        format_name=name,
         dropped=drops.counts,
-        dropped_lines=drops.lines,
-        notes=tuple(notes),
+        dropped_places=drops.places,
+        notes=content.notes,
+        clock_ns=content.clock_ns,
+        from_s=content.from_s,
     )
 
 
-def _format_of(path: str | Path, format_name: str | None, head: Sequence[str]) -> Format:
-    if format_name is None:
-        for known in FORMATS.values():
-            if known.matches(head):
-                return known
-        raise ConfigError(f"trace {path}: of no known format; {_known_formats()}")
-    if format_name not in FORMATS:
-        raise ConfigError(f"trace format {format_name!r} is unknown; {_known_formats()}")
-    if not FORMATS[format_name].matches(head):
-        raise ConfigError(f"trace {path}: does not look like {format_name!r}; {_known_formats()}")
-    return FORMATS[format_name]
+def _read_file(reading: Reading, format_name: str | None, drops: Drops) -> tuple[str, Content]:
+    with open(reading.path, encoding="utf-8-sig", errors="replace") as file:
+        lines = numbered(file)
+        head = list(islice(lines, HEAD_LINES))
+        texts = [line for _, line in head]
+        known = _only((one for one in FORMATS.values() if one.matches(texts)), reading, format_name)
+        return known.name, known.read(chain(head, lines), drops, reading)
+
+
+def _read_bundle(reading: Reading, format_name: str | None, drops: Drops) -> tuple[str, Content]:
+    members = read_members(reading.path)
+    fitting = (
+        one for one in BUNDLES.values() if any(one.matches(*member) for member in members.items())
+    )
+    known = _only(fitting, reading, format_name)
+    return known.name, known.read(members, drops, reading)
+
+
+def _only(fitting: Iterable[Known], reading: Reading, format_name: str | None) -> Known:
+    """Return the first that fits, or the one that was asked for if it does. Raises ConfigError."""
+    for one in fitting:
+        if format_name in (None, one.name):
+            return one
+    like = "of no known format" if format_name is None else f"does not look like {format_name!r}"
+    raise ConfigError(f"trace {reading.path}: {like}; {_known_formats()}")
 
 
 def _known_formats() -> str:
-    return "formats: " + "; ".join(f"{known.name} ({known.shape})" for known in FORMATS.values())
+    known = [f"{one.name} ({one.shape})" for one in FORMATS.values()]
+    known += [f"{one.name} ({one.shape})" for one in BUNDLES.values()]
+    return f"formats: {'; '.join(known)}"
 
 
-def _dropped_text(counts: dict[str, int], lines: dict[str, list[int]]) -> str:
+def _dropped_text(counts: dict[str, int], places: dict[str, list[str]]) -> str:
     if not counts:
         return ""
-    parts = [
-        f"{count} × {reason} (line {', '.join(map(str, lines[reason]))}"
-        f"{', ...' if count > len(lines[reason]) else ''})"
-        for reason, count in counts.items()
-    ]
+    parts = []
+    for reason, count in counts.items():
+        shown = places[reason]
+        kind = "line " if shown[0].isdigit() else ""
+        more = ", ..." if count > len(shown) else ""
+        parts.append(f"{count} × {reason} ({kind}{', '.join(shown)}{more})")
     return f"{sum(counts.values())} rows dropped: {'; '.join(parts)}"
-
-
-# --- cutting to size -------------------------------------------------------------------------
-
-
-def window(rows: Sequence[Row], from_s: float = 0.0, to_s: float = inf) -> list[Row]:
-    """Return the rows that arrive in [from_s, to_s), with `from_s` as the new 0.
-
-    Raises ConfigError when the window is empty by construction.
-    """
-    if not from_s < to_s:
-        raise ConfigError(f"the window from {from_s} s to {to_s} s is empty; let it end later")
-    return [
-        row._replace(arrival_s=row.arrival_s - from_s)
-        for row in rows
-        if from_s <= row.arrival_s < to_s
-    ]
-
-
-def speed_up(rows: Sequence[Row], factor: float) -> list[Row]:
-    """Return the rows arriving `factor` times as fast. Raises ConfigError unless it is > 0."""
-    if not (isfinite(factor) and factor > 0):
-        raise ConfigError(f"a speed-up of {factor} is not possible; give a number above 0")
-    return [row._replace(arrival_s=row.arrival_s / factor) for row in rows]
-
-
-def drop_longer_than(rows: Sequence[Row], context_tokens_max: int) -> tuple[list[Row], int]:
-    """Return the rows whose prompt and output fit the model's context, and how many do not."""
-    kept = [row for row in rows if row.prompt_tokens + row.output_tokens <= context_tokens_max]
-    return kept, len(rows) - len(kept)
-
-
-def largest_burst(rows: Sequence[Row], window_s: float) -> tuple[float, float]:
-    """Return (from_s, to_s) of the window of `window_s` in which most prompt tokens arrive.
-
-    `rows` is in order of arrival; the window starts with an arrival. (0, window_s) without rows.
-    Raises ConfigError unless the window is longer than 0. Cost O(rows).
-    """
-    if not window_s > 0:
-        raise ConfigError(f"a window of {window_s} s holds nothing; give a length above 0")
-    best_s, best_tokens, held_tokens, end = 0.0, -1, 0, 0
-    for row in rows:
-        while end < len(rows) and rows[end].arrival_s < row.arrival_s + window_s:
-            held_tokens += rows[end].prompt_tokens
-            end += 1
-        if held_tokens > best_tokens:
-            best_s, best_tokens = row.arrival_s, held_tokens
-        held_tokens -= row.prompt_tokens
-    return best_s, best_s + window_s
