@@ -87,8 +87,8 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster
 	@echo "Real engines: one prefill and one decode node, KV by NIXL:"
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W default --basetemp=build/pytest-vllm tests/realvllm
 
-vllm-demo: setup vllm-env ## real vLLM engines on the processor, NIXL between them, and the router
-	@$(BIN)/spillway up --engine vllm
+vllm-demo: setup vllm-env ## a burst on real vLLM engines on the processor, NIXL between them: a table
+	@$(BIN)/spillway up --engine vllm --burst
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -54,6 +54,11 @@ def test_real_engines_want_their_environment(tmp_path: Path) -> None:
     assert make_plan(Path(sys.executable), 1, 1, 0.05, stock=True).plugin is None
 
 
+def test_a_burst_of_real_engines_wants_real_engines() -> None:
+    with pytest.raises(ConfigError, match="spillway demo"):
+        up(burst=True)
+
+
 def test_only_known_kinds_of_engine_are_started() -> None:
     with pytest.raises(ConfigError, match="--engine 'triton': choose fake or vllm"):
         up(engine="triton")

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from spillway.core.errors import ConfigError
@@ -40,6 +41,9 @@ def test_the_plug_in_is_there_only_when_asked_for(plan: VllmPlan) -> None:
     settings = json.loads(option(arguments, "--additional-config"))["spillway"]
     assert (settings["tbt_s"], settings["node_id"], settings["report_port"]) == (0.03, "d0", 8101)
     assert option(arguments, "--scheduler-cls") == "spillway.engine.scheduler.make"
+    mixed = replace(plan, plugin={}, stock=frozenset({"d0"}))
+    assert "--scheduler-cls" in mixed.arguments("p0", "m", PORTS)
+    assert "--scheduler-cls" not in mixed.arguments("d0", "m", PORTS)
 
 
 def test_the_profile_that_plug_ins_and_routers_read_is_the_plans(plan: VllmPlan) -> None:
@@ -50,6 +54,9 @@ def test_the_profile_that_plug_ins_and_routers_read_is_the_plans(plan: VllmPlan)
     assert written.kv_bytes_per_token == 2 * 4 * 2 * 64 * 2
     blocks = plan.kv_cache_bytes // (written.kv_bytes_per_token * 128)
     assert written.kv_capacity_tokens == 128 * (blocks - 1)
+    measured = replace(plan, law=msgspec.structs.replace(written, name="measured"))
+    measured.write_profile()
+    assert load_profile_file(str(plan.profile_path)).name == "measured"
 
 
 def test_nodes_share_the_cores_in_turn(plan: VllmPlan, monkeypatch: pytest.MonkeyPatch) -> None:

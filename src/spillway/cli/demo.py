@@ -84,7 +84,7 @@ def demo(
     targets_s = (slo_ttft_s, slo_tbt_s)
     stage = Stage(workload, prefill_count, decode_count, profile, *targets_s, seed)
     acts = asyncio.run(_play(stage, names))
-    _show(stage, acts, json, html, figure)
+    show(stage, acts, json, html, figure)
 
 
 def burst_cut(profile: str, prefill_count: int) -> BurstCut:
@@ -164,17 +164,28 @@ async def _act(stage: Stage, policy: str) -> Act:
 
     from spillway.cli.cluster import LocalCluster
     from spillway.cli.join import join_parts
-    from spillway.cli.load import complaints
-    from spillway.cli.output import note, working
-    from spillway.report.plots import Series
-    from spillway.wire.results import summarise
+    from spillway.cli.output import working
 
     async with AsyncExitStack() as stack:
         with working(f"{policy}: starting {stage.nodes} engines and a router"):
             cluster = await stack.enter_async_context(LocalCluster(stage.plan(policy)))
         result = await _drive(stage, policy, cluster.url)
-        example = await _example(cluster.url)
-    records = join_parts(result.records, cluster.records())
+        example = await find_example(cluster.url)
+    return make_act(policy, result, join_parts(result.records, cluster.records()), example)
+
+
+def make_act(
+    policy: str,
+    result: LoadResult,
+    records: list[RequestRecord],
+    example: DecisionRecord | None,
+) -> Act:
+    """Return what came of a policy, and say so in a line. records: those of the result, or more."""
+    from spillway.cli.load import complaints
+    from spillway.cli.output import note
+    from spillway.report.plots import Series
+    from spillway.wire.results import summarise
+
     run = summarise(policy=policy, records=records, gaps=result.gaps, wall_s=result.wall_s)
     note(
         f"{policy:<14}p95 TTFT {run.ttft_s.p95:5.2f} s, {run.deflected_frac:4.0%} deflected"
@@ -200,7 +211,8 @@ async def _drive(stage: Stage, policy: str, url: str) -> LoadResult:
     return await send(stage.workload.rows, load_options, policy)
 
 
-async def _example(url: str) -> DecisionRecord | None:
+async def find_example(url: str) -> DecisionRecord | None:
+    """Return a router's most telling deflection, if there was one."""
     import asyncio
 
     from spillway.cli.example import best_example
@@ -210,7 +222,7 @@ async def _example(url: str) -> DecisionRecord | None:
     return best_example(decided)
 
 
-def _show(
+def show(
     stage: Stage, acts: Sequence[Act], json: Path | None, html: Path, figure: Path | None
 ) -> None:
     """Print the table and one explanation, and write the report."""

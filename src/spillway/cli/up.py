@@ -50,6 +50,16 @@ Stock = Annotated[
     ),
 ]
 
+Burst = Annotated[
+    bool,
+    typer.Option(
+        "--burst",
+        help="With --engine vllm: measure a burst that these engines can take, compare "
+        "least-loaded with --policy, and end.",
+        rich_help_panel=options.CLUSTER,
+    ),
+]
+
 
 def up(
     cluster: Cluster = None,
@@ -64,17 +74,19 @@ def up(
     port: options.Port = 8000,
     vllm_python: VllmPython = Path(".venv-vllm/bin/python"),
     stock: Stock = False,
+    burst: Burst = False,
 ) -> None:
     """Start engines and a router here, and leave them running.
 
     Every engine is a process of its own on loopback. Ctrl-C stops them all. Their
     logs are in build/up. With --engine vllm they are real ones, on the processor,
-    with a tiny model of random weights and KV transfer by NIXL.
+    with a tiny model and KV transfer by NIXL; --burst measures them, and ends.
 
     [bold]Examples[/bold]
       spillway up
       spillway up --cluster 1p3d --policy kairos-paper --port 9000
       spillway up --engine vllm
+      spillway up --engine vllm --burst
     """
     from spillway.cli import up_vllm
     from spillway.cli.cluster import ClusterPlan
@@ -85,14 +97,15 @@ def up(
         raise ConfigError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}")
     default = up_vllm.DEFAULT_CLUSTER if engine == "vllm" else options.DEFAULT_CLUSTER
     prefill_count, decode_count = parse_cluster(cluster or default)
+    if burst and engine != "vllm":
+        raise ConfigError("--burst measures real engines; simulated ones have `spillway demo`")
     if engine == "vllm":
-        up_vllm.run(
-            up_vllm.make_plan(vllm_python, prefill_count, decode_count, slo_tbt_s, stock=stock),
-            policy,
-            port=port,
-            slo_ttft_s=slo_ttft_s,
-            slo_tbt_s=slo_tbt_s,
-        )
+        counts = (prefill_count, decode_count)
+        vllm_plan = up_vllm.make_plan(vllm_python, *counts, slo_tbt_s, stock=stock)
+        if burst:
+            up_vllm.measure(vllm_plan, policy, seed)
+        else:
+            up_vllm.run(vllm_plan, policy, port=port, slo_ttft_s=slo_ttft_s, slo_tbt_s=slo_tbt_s)
         return
     plan = ClusterPlan(
         folder=Path(FOLDER),

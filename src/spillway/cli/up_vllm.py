@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spillway.cli.demo import Act
+    from spillway.cli.vllm_burst import Burst
     from spillway.vllmcluster.cluster import VllmCluster
     from spillway.vllmcluster.plan import VllmPlan
 
 DEFAULT_CLUSTER = "1p1d"
 FOLDER = "build/up/vllm"
+PAGE = "build/vllm-demo.html"
 
 
 def make_plan(
@@ -49,6 +54,59 @@ def run(plan: VllmPlan, policy: str, *, port: int, slo_ttft_s: float, slo_tbt_s:
         asyncio.run(stay_up(plan, policy, port=port, slo_ttft_s=slo_ttft_s, slo_tbt_s=slo_tbt_s))
 
 
+def measure(plan: VllmPlan, policy: str, seed: int) -> None:
+    """Compare the policy with static disaggregation on one burst, and write the report.
+
+    Raises ConfigError, also on an unknown policy, before anything starts, and NodeError.
+    """
+    from dataclasses import replace
+
+    from spillway.cli.demo import Stage, show
+    from spillway.cli.rows import Workload
+    from spillway.cli.vllm_burst import BASELINE, make_burst
+    from spillway.core.policies import build_policy
+    from spillway.vllmcluster.plan import profile_file
+
+    build_policy(policy)
+    law = profile_file(plan)
+    burst = make_burst(law.latency(), seed)
+    if plan.plugin is not None:
+        plan = replace(plan, plugin={"tbt_s": burst.slo.tbt_s})
+    workload = Workload(burst.rows, burst.title, (), {"command": "up --engine vllm --burst"})
+    stage = Stage(workload, plan.prefill_count, plan.decode_count, law.name, *burst.slo, seed)
+    acts = asyncio.run(_play(plan, burst, list(dict.fromkeys((BASELINE, policy)))))
+    show(stage, acts, None, Path(PAGE), None)
+
+
+async def _play(plan: VllmPlan, burst: Burst, policies: Sequence[str]) -> list[Act]:
+    """Run the policies one after the other on the same engines."""
+    from spillway.cli.output import announce
+    from spillway.vllmcluster.cluster import VllmCluster
+
+    announce(burst.title, ())
+    _note_start(plan)
+    async with VllmCluster(plan) as cluster:
+        return [await _act(cluster, burst, policy) for policy in policies]
+
+
+async def _act(cluster: VllmCluster, burst: Burst, policy: str) -> Act:
+    from spillway.cli.demo import find_example, make_act
+    from spillway.cli.vllm_burst import router_for, send_burst, with_kv_moved
+
+    async with router_for(cluster, policy, burst.slo) as url:
+        result = await send_burst(url, burst, policy)
+        example = await find_example(url)
+    records = with_kv_moved(result.records, cluster.plan.kv_bytes_per_token)
+    return make_act(policy, result, records, example)
+
+
+def _note_start(plan: VllmPlan) -> None:
+    from spillway.cli.output import note
+
+    count = plan.prefill_count + plan.decode_count
+    note(f"starting {count} vLLM engines on the processor; this takes half a minute ...")
+
+
 async def stay_up(
     plan: VllmPlan, policy: str, *, port: int, slo_ttft_s: float, slo_tbt_s: float
 ) -> None:
@@ -58,8 +116,7 @@ async def stay_up(
     from spillway.vllmcluster.cluster import VllmCluster
     from spillway.vllmcluster.routing import router_config
 
-    count = plan.prefill_count + plan.decode_count
-    note(f"starting {count} vLLM engines on the processor; this takes half a minute ...")
+    _note_start(plan)
     async with VllmCluster(plan) as cluster:
         config = router_config(
             cluster, policy, port=port, slo_ttft_s=slo_ttft_s, slo_tbt_s=slo_tbt_s

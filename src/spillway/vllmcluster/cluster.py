@@ -118,7 +118,7 @@ class VllmCluster:
             role=plan.roles()[name],
             pid=pid,
             url=f"http://{HOST}:{ports.http_port}",
-            report_url=f"http://{HOST}:{ports.report_port}" if plan.plugin is not None else "",
+            report_url=f"http://{HOST}:{ports.report_port}" if plan.has_plugin(name) else "",
             log_path=log,
             ended=asyncio.Event(),
         )

@@ -62,7 +62,9 @@ class VllmPlan:
     """What to start.
 
     folder: for logs and the model.  python: an interpreter whose environment holds vLLM.
-    plugin: settings of the decode nodes' plug-in; None leaves vLLM as it is.
+    plugin: settings of the nodes' plug-in; None leaves vLLM as it is.
+    stock: names of nodes that have no plug-in although the others do.
+    law: the step times that plug-ins and routers are to believe; None takes what LAWS has.
     step_tokens_max: the engines' --max-num-batched-tokens.
     lease_s: how long a prefill node keeps KV that nobody fetches.
     """
@@ -79,6 +81,8 @@ class VllmPlan:
     context_tokens_max: int = 8192
     lease_s: int = 30
     plugin: dict[str, Any] | None = None
+    stock: frozenset[str] = frozenset()
+    law: ProfileFile | None = None
     extra: dict[Role, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,6 +115,10 @@ class VllmPlan:
     def write_profile(self) -> None:
         write_profile_file(self.profile_path, profile_file(self))
 
+    def has_plugin(self, name: str) -> bool:
+        """Say whether a node has the plug-in."""
+        return self.plugin is not None and name not in self.stock
+
     def core(self, name: str) -> int:
         """Return the processor core of a node: in turn, over those this process may use."""
         cores = sorted(os.sched_getaffinity(0))
@@ -136,11 +144,11 @@ class VllmPlan:
             *("--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"),
             *self.extra.get(role, ()),
         ]
-        if self.plugin is not None:
+        if self.has_plugin(name):
             defaults = {"profile": str(self.profile_path)}
             settings = {
                 **defaults,
-                **self.plugin,
+                **(self.plugin or {}),
                 "node_id": name,
                 "report_port": ports.report_port,
             }
@@ -159,6 +167,8 @@ class VllmPlan:
 
 def profile_file(plan: VllmPlan) -> ProfileFile:
     """Return the step-time law of the plan's model on one processor core."""
+    if plan.law is not None:
+        return plan.law
     step_base_s, token_s, kv_token_s, token_pair_s = LAWS[plan.shape]
     return ProfileFile(
         schema_version=PROFILE_SCHEMA_VERSION,

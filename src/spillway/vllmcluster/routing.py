@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from spillway.core.types import ChunkMode, Role
 from spillway.vllmcluster.cluster import VllmCluster
@@ -19,10 +20,17 @@ from spillway.wire.config import (
     RouterConfig,
 )
 
+
+class Link(NamedTuple):
+    """What handing over KV costs between two nodes."""
+
+    base_s: float
+    bytes_per_s: float
+
+
 # NIXL over loopback, all on shared cores; the base is the two or three decode steps that a pulled
 # request waits for before its first token.
-LINK_BYTES_PER_S = 200e6
-LINK_BASE_S = 0.05
+LOOPBACK = Link(0.05, 200e6)
 
 
 def router_config(
@@ -32,6 +40,7 @@ def router_config(
     port: int = 0,
     slo_ttft_s: float = 1.0,
     slo_tbt_s: float = 0.06,
+    link: Link = LOOPBACK,
     urls: Mapping[str, str] = MappingProxyType({}),
 ) -> ClusterConfig:
     """Return the configuration of a router in front of the cluster.
@@ -47,7 +56,10 @@ def router_config(
     ]
     decode = [
         DecodeNode(
-            url=urls.get(node.name, node.url), name=node.name, report_url=node.report_url or None
+            url=urls.get(node.name, node.url),
+            name=node.name,
+            report_url=node.report_url or None,
+            chunk_mode=ChunkMode.ENGINE if plan.has_plugin(node.name) else ChunkMode.STATIC,
         )
         for node in cluster.of_role(Role.DECODE)
     ]
@@ -57,10 +69,9 @@ def router_config(
         defaults=NodeDefaults(
             profile=str(plan.profile_path),
             kv_capacity_tokens=plan.kv_capacity_tokens,
-            link_bytes_per_s=LINK_BYTES_PER_S,
-            link_base_s=LINK_BASE_S,
+            link_bytes_per_s=link.bytes_per_s,
+            link_base_s=link.base_s,
             step_tokens_max=plan.step_tokens_max,
-            chunk_mode=ChunkMode.STATIC if plan.plugin is None else ChunkMode.ENGINE,
             chunk_tokens_max=plan.step_tokens_max,
             seqs_max=plan.seqs_max,
         ),
