@@ -27,6 +27,11 @@ class Clock(Protocol):
         ...
 
 
+def unix_s() -> float:
+    """Return the seconds since 1970, for logs alone: this clock may jump."""
+    return time.time()
+
+
 class MonotonicClock:
     """The machine's monotonic clock, the same origin as `asyncio`'s own timers."""
 

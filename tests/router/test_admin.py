@@ -61,7 +61,7 @@ async def test_metrics_tell_of_requests_nodes_and_pools(bench, body) -> None:
     assert 'spillway_requests_total{route="prefill",outcome="finished"} 1' in lines
     assert 'spillway_bad_requests_total{status="400"} 1' in lines
     assert 'spillway_decisions_total{reason="static"} 1' in lines
-    assert "spillway_ttft_seconds_count 1" in lines
+    assert 'spillway_ttft_seconds_count{route="prefill"} 1' in lines
     assert "spillway_inflight 0" in lines
     assert 'spillway_node_usable{node="d0",role="decode"} 1' in lines
     assert 'spillway_node_decode_seqs{node="d0",role="decode"} 0' in lines

@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from spillway.cli import demo, engine, explain, fit, listings, load, profile, serve, simulate, up
+from spillway.cli import (
+    demo,
+    engine,
+    explain,
+    fit,
+    listings,
+    load,
+    profile,
+    replay,
+    serve,
+    simulate,
+    up,
+)
 from spillway.core.errors import ConfigError, NodeError
 
 EXIT_ERROR = 1
@@ -47,6 +59,7 @@ def build_app() -> typer.Typer:
     panel = "Run it"
     app.command(rich_help_panel=panel)(serve.serve)
     app.command(rich_help_panel=panel)(explain.explain)
+    app.command(rich_help_panel=panel)(replay.replay)
     panel = "Measure"
     app.command(rich_help_panel=panel)(simulate.simulate)
     app.command(rich_help_panel=panel)(load.load)

@@ -11,9 +11,9 @@ import msgspec
 from spillway.core.errors import RequestError
 from spillway.core.placement import state_veto
 from spillway.core.types import NodeView
+from spillway.router.gauges import of_nodes, of_pools, of_shell
 from spillway.router.health import HealthWatch
-from spillway.router.metrics import Labels, Sample, render
-from spillway.router.pool import NodePool
+from spillway.router.metrics import render
 from spillway.router.shell import Shell
 from spillway.wire.openai import MODELS_PATH
 
@@ -88,50 +88,14 @@ class Admin:
         return Page(200, msgspec.json.encode({"decisions": found}))
 
     def _metrics(self, query: str) -> Page:
-        metrics = self._shell.metrics
-        samples = {**metrics.counted(), **self._of_pools(), **self._of_nodes(), **self._of_shell()}
-        return Page(200, render(samples, metrics.histograms()).encode(), METRICS_LINE)
-
-    def _of_shell(self) -> dict[str, list[Sample]]:
         shell = self._shell
-        values = {
-            "spillway_inflight": len(shell.live),
-            "spillway_client_connections": self._count_conns(),
-            "spillway_decision_log_dropped_total": shell.decisions.file.dropped,
-            "spillway_events_ignored_total": shell.dispatcher.ignored_events,
-            "spillway_policy_failures_total": shell.dispatcher.policy_failures,
+        samples = {
+            **shell.metrics.counted(),
+            **of_pools(shell.pools),
+            **of_nodes(shell),
+            **of_shell(shell, self._count_conns()),
         }
-        return {name: [((), value)] for name, value in values.items()}
-
-    def _of_pools(self) -> dict[str, list[Sample]]:
-        pools = self._shell.pools
-        figures: dict[str, Callable[[NodePool], float]] = {
-            "spillway_upstream_connections_total": lambda pool: pool.opened,
-            "spillway_upstream_reused_total": lambda pool: pool.reused,
-            "spillway_upstream_retried_total": lambda pool: pool.retried,
-            "spillway_upstream_idle": lambda pool: pool.idle_conns,
-        }
-        return {
-            name: [((("node", node),), figure(pool)) for node, pool in pools.items()]
-            for name, figure in figures.items()
-        }
-
-    def _of_nodes(self) -> dict[str, list[Sample]]:
-        views = [node.view for node in self._shell.dispatcher.ledger.nodes.values()]
-        figures: dict[str, Callable[[NodeView], float]] = {
-            "spillway_node_usable": lambda view: view.usable,
-            "spillway_node_backlog_tokens": lambda view: view.backlog_tokens,
-            "spillway_node_decode_seqs": lambda view: view.decode_seqs,
-            "spillway_node_kv_used_tokens": lambda view: view.kv_used_tokens,
-        }
-        return {
-            name: [(_node_labels(view), float(figure(view))) for view in views]
-            for name, figure in figures.items()
-        }
-
-
-def _node_labels(view: NodeView) -> Labels:
-    return (("node", view.node_id), ("role", view.spec.role.value))
+        return Page(200, render(samples, shell.metrics.histograms()).encode(), METRICS_LINE)
 
 
 def _count(text: str) -> int:

@@ -62,7 +62,7 @@ class Server:
         self._draining = False
         self._listener: asyncio.Server | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._log_writer: asyncio.Task[None] | None = None
+        self._log_writers: list[asyncio.Task[None]] = []
 
     async def listen(self) -> None:
         """Begin to serve. Raises ConfigError if the port cannot be had."""
@@ -77,9 +77,9 @@ class Server:
                 "choose another --port, or 0 for a free one"
             ) from None
         self.port = self._listener.sockets[0].getsockname()[1]
-        self._log_writer = self._loop.create_task(
-            self.shell.decisions.file.write_forever(self.shell.clock)
-        )
+        for file in (self.shell.decisions.file, self.shell.log.file):
+            writing = file.write_forever(self.shell.clock)
+            self._log_writers.append(self._loop.create_task(writing))
         self._sweep()
         self._every("sweep", settings.sweep_s, self._sweep)
         self._every("health", settings.health_interval_s, self.health.check)
@@ -106,9 +106,10 @@ class Server:
         await asyncio.sleep(0)  # lost connections end their requests, and those their legs
         for pool in self.shell.pools.values():
             pool.close()
-        if self._log_writer is not None:
-            self._log_writer.cancel()
+        for writer in self._log_writers:
+            writer.cancel()
         await self.shell.decisions.file.finish()
+        await self.shell.log.file.finish()
 
     # --- Front --------------------------------------------------------------------------------
 
@@ -149,15 +150,6 @@ class Server:
 
         self._timers[name] = self._loop.call_later(interval_s, again)
 
-    def _sweep(self) -> None:
-        now_s = self.now_s = self.shell.clock.now_s()
-        for conn in [conn for conn in self.connections if conn.deadline_s < now_s]:
-            conn.expire()
-        for pool in self.shell.pools.values():
-            pool.sweep(now_s)
-        self.shell.sweep(now_s)
-        self.intake.sweep(now_s)
-
     def _break(self, violation: InvariantViolation) -> None:
         if not self.broken.done():
             self.broken.set_result(violation)
@@ -190,6 +182,7 @@ async def serve(
     pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url, _ in known}
     report_urls = {node.spec.node_id: node.report_url for node in known if node.report_url}
     shell = Shell(dispatcher, pools, classes, settings, clock, log)
+    shell.log.file.check("log_path")
     server = Server(shell, specs, report_urls)
     await server.listen()
     return server

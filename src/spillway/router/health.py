@@ -141,6 +141,8 @@ class NodeHealth:
         self.is_lost, self.is_up = True, False
         if self._lists_models:
             self._shell.models.forget(self.node_id)
+        self._shell.log.note("warning", "node_lost", node=self.node_id, cause=reason)
+        self._shell.last_reports.pop(self.node_id, None)
         self._shell.tell(NodeLost(self.node_id, reason))
         if is_mute:
             self._shell.give_up_waiting(self.node_id)
@@ -152,6 +154,7 @@ class NodeHealth:
             self._models_due_s = 0.0
             if self._lists_models:
                 self._shell.models.expect(self.node_id)
+            self._shell.log.note("info", "node_back", node=self.node_id)
             self._shell.tell(NodeBack(self.node_id))
             self._on_back()
         if self._lists_models:

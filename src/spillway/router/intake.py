@@ -158,9 +158,16 @@ class ReportStream:
             self._shell.takes_orders.add(self._spec.node_id)
         state = to_state(report, now_s, self._shell.router_id)
         node_id = self._spec.node_id
+        self._shell.last_reports[node_id] = report
         if state.node_id != node_id:  # its name is ours to give, whatever the engine calls itself
             state = state._replace(node_id=node_id)
+        node = self._shell.dispatcher.ledger.nodes[node_id]
+        believed_tokens = node.view.backlog_tokens
         self._shell.tell(NodeReported(state))
+        drift_tokens = node.view.backlog_tokens - believed_tokens
+        metrics = self._shell.metrics
+        metrics.drift_tokens[node_id] = drift_tokens
+        metrics.drift_tokens_total[node_id] += abs(drift_tokens)
 
     def _count_dropped(self, kind: str) -> None:
         self._shell.metrics.reports_dropped[self._spec.node_id, kind] += 1

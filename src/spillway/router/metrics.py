@@ -1,7 +1,7 @@
 """What the router counts, and how it is shown to Prometheus.
 
 In the hot path a metric is an integer or a bisected histogram; text is made when somebody asks.
-METRICS is the one table of names.
+METRICS is the one table of names; docs/metrics.md is written from it.
 """
 
 from __future__ import annotations
@@ -9,34 +9,102 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-METRICS: dict[str, tuple[str, str]] = {
-    "spillway_requests_total": ("counter", "Requests that ended, by last route and outcome."),
-    "spillway_bad_requests_total": ("counter", "Requests refused unseen by any engine, by status."),
-    "spillway_decisions_total": ("counter", "Decisions, by reason."),
-    "spillway_ttft_seconds": ("histogram", "From a request's last byte in to the first byte out."),
-    "spillway_predicted_ttft_seconds": ("histogram", "The estimate of each decision."),
-    "spillway_inflight": ("gauge", "Requests that have not ended."),
-    "spillway_client_connections": ("gauge", "Open client connections."),
-    "spillway_upstream_errors_total": ("counter", "Legs that failed, by node and kind."),
-    "spillway_ejections_total": ("counter", "Nodes taken out for failing legs, by node."),
-    "spillway_ejections_withheld_total": (
-        "counter",
-        "Ejections not made because the node is the last usable one of its role, by node.",
+from spillway.core.decide import Reason
+
+
+class Metric(NamedTuple):
+    """One row of the table: its kind, its labels in order, and what it means."""
+
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+NODE, NODE_ROLE, NODE_KIND, ROUTE = ("node",), ("node", "role"), ("node", "kind"), ("route",)
+
+
+def _counter(meaning: str, *labels: str) -> Metric:
+    return Metric("counter", labels, meaning)
+
+
+def _gauge(meaning: str, *labels: str) -> Metric:
+    return Metric("gauge", labels, meaning)
+
+
+def _histogram(meaning: str, *labels: str) -> Metric:
+    return Metric("histogram", labels, meaning)
+
+
+METRICS: dict[str, Metric] = {
+    "spillway_requests_total": _counter(
+        "Requests that ended, by last route and outcome.", "route", "outcome"
     ),
-    "spillway_upstream_connections_total": ("counter", "Connections opened, by node."),
-    "spillway_upstream_reused_total": ("counter", "Requests sent on an idle connection, by node."),
-    "spillway_upstream_retried_total": ("counter", "Idle connections found dead, by node."),
-    "spillway_upstream_idle": ("gauge", "Idle connections, by node."),
-    "spillway_node_usable": ("gauge", "1 while a node may get work, by node and role."),
-    "spillway_node_backlog_tokens": ("gauge", "Prefill tokens believed to wait, by node and role."),
-    "spillway_node_decode_seqs": ("gauge", "Streams believed to decode, by node and role."),
-    "spillway_node_kv_used_tokens": ("gauge", "KV tokens believed in use, by node and role."),
-    "spillway_reports_total": ("counter", "Node reports taken, by node."),
-    "spillway_reports_dropped_total": ("counter", "Node reports not taken, by node and kind."),
-    "spillway_decision_log_dropped_total": ("counter", "Decisions that the log had no room for."),
-    "spillway_events_ignored_total": ("counter", "Late facts about requests that had ended."),
-    "spillway_policy_failures_total": ("counter", "Decisions made by the fall-back."),
+    "spillway_bad_requests_total": _counter(
+        "Requests refused unseen by any engine, by status.", "status"
+    ),
+    "spillway_decisions_total": _counter("Decisions, by reason; every reason is there.", "reason"),
+    "spillway_ttft_seconds": _histogram(
+        "From a request's last byte in to the first byte out.", *ROUTE
+    ),
+    "spillway_predicted_ttft_seconds": _histogram("The estimate of each decision.", *ROUTE),
+    "spillway_ttft_ratio": _histogram(
+        "Realised TTFT over the last decision's estimate: 1 is a perfect forecast.", *ROUTE
+    ),
+    "spillway_stream_gap_seconds": _histogram(
+        "Between two reads of a stream, of one stream in gap_sample_every.", *ROUTE
+    ),
+    "spillway_stream_gaps_late_total": _counter(
+        "Gaps of the sampled streams that exceeded their request's TBT target.", *ROUTE
+    ),
+    "spillway_predicted_step_seconds": _histogram(
+        "The longest step that each deflection was planned to cause.", *ROUTE
+    ),
+    "spillway_inflight": _gauge("Requests that have not ended."),
+    "spillway_client_connections": _gauge("Open client connections."),
+    "spillway_upstream_errors_total": _counter("Legs that failed, by node and kind.", *NODE_KIND),
+    "spillway_ejections_total": _counter("Times a node was taken out for failing legs.", *NODE),
+    "spillway_ejections_withheld_total": _counter(
+        "Ejections not made, the node being the last usable one of its role.", *NODE
+    ),
+    "spillway_upstream_connections_total": _counter("Connections opened.", *NODE),
+    "spillway_upstream_reused_total": _counter("Requests sent on an idle connection.", *NODE),
+    "spillway_upstream_retried_total": _counter("Idle connections found dead.", *NODE),
+    "spillway_upstream_idle": _gauge("Idle connections.", *NODE),
+    "spillway_node_usable": _gauge("1 while a node may get work.", *NODE_ROLE),
+    "spillway_node_backlog_tokens": _gauge("Prefill tokens believed to wait.", *NODE_ROLE),
+    "spillway_node_decode_seqs": _gauge("Streams believed to decode.", *NODE_ROLE),
+    "spillway_node_kv_used_tokens": _gauge("KV tokens believed in use.", *NODE_ROLE),
+    "spillway_node_kv_capacity_tokens": _gauge("KV tokens that fit; 0 is unknown.", *NODE_ROLE),
+    "spillway_node_budget_seconds": _gauge(
+        "What a step with deflected work may take: the strictest resident target less the margin; "
+        "absent while nothing has to be protected.",
+        *NODE_ROLE,
+    ),
+    "spillway_node_step_seconds": _gauge("The last step that the node reported.", *NODE_ROLE),
+    "spillway_node_step_predicted_seconds": _gauge(
+        "What the node had predicted for it.", *NODE_ROLE
+    ),
+    "spillway_node_gain_decode": _gauge(
+        "By what the node corrects its profile for decode work; 1 is a perfect profile.", *NODE_ROLE
+    ),
+    "spillway_node_gain_prefill": _gauge("The same for prefill work.", *NODE_ROLE),
+    "spillway_node_margin": _gauge("By what the node pads its predictions.", *NODE_ROLE),
+    "spillway_node_plugin_faulty": _gauge("1 while its plug-in only reports.", *NODE_ROLE),
+    "spillway_node_report_age_seconds": _gauge("Since its last report.", *NODE_ROLE),
+    "spillway_ledger_drift_tokens": _gauge(
+        "Backlog by the last report less what the ledger believed just before it.", *NODE
+    ),
+    "spillway_ledger_drift_tokens_total": _counter(
+        "The same summed without sign; over spillway_reports_total it is the mean error.", *NODE
+    ),
+    "spillway_reports_total": _counter("Node reports taken.", *NODE),
+    "spillway_reports_dropped_total": _counter("Node reports not taken, by kind.", *NODE_KIND),
+    "spillway_decision_log_dropped_total": _counter("Decisions that the log had no room for."),
+    "spillway_log_dropped_total": _counter("Lines that the log had no room for."),
+    "spillway_events_ignored_total": _counter("Late facts about requests that had ended."),
+    "spillway_policy_failures_total": _counter("Decisions made by the fall-back."),
 }
 
 SECONDS_BOUNDS = tuple(
@@ -44,6 +112,8 @@ SECONDS_BOUNDS = tuple(
     for exponent in range(-3, 2)
     for mantissa in (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
 )
+RATIO_BOUNDS = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+ROUTES = ("prefill", "deflected")
 
 Labels = tuple[tuple[str, str], ...]
 Sample = tuple[Labels, float]
@@ -52,29 +122,45 @@ Sample = tuple[Labels, float]
 class Histogram:
     """Counts in fixed buckets, upper bounds inclusive."""
 
-    __slots__ = ("_counts", "sum_s")
+    __slots__ = ("_bounds", "_counts", "total")
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(SECONDS_BOUNDS) + 1)
-        self.sum_s = 0.0
+    def __init__(self, bounds: tuple[float, ...] = SECONDS_BOUNDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
-    def observe(self, value_s: float) -> None:
-        self._counts[bisect_left(SECONDS_BOUNDS, value_s)] += 1
-        self.sum_s += value_s
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
 
     @property
     def count(self) -> int:
         return sum(self._counts)
 
-    def lines(self, name: str) -> Iterable[str]:
+    def quantile(self, share_frac: float) -> float | None:
+        """Return the upper bound of the bucket that holds the quantile; None of nothing."""
+        left = share_frac * self.count
+        for bound, count in zip(self._bounds, self._counts, strict=False):
+            left -= count
+            if left <= 0 and self.count:
+                return bound
+        return self._bounds[-1] if self.count else None
+
+    def lines(self, name: str, labels: Labels = ()) -> Iterable[str]:
+        inside = "".join(f'{key}="{value}",' for key, value in labels)
         total = 0
-        for bound, count in zip(SECONDS_BOUNDS, self._counts, strict=False):
+        for bound, count in zip(self._bounds, self._counts, strict=False):
             total += count
-            yield f'{name}_bucket{{le="{bound:g}"}} {total}'
+            yield f'{name}_bucket{{{inside}le="{bound:g}"}} {total}'
         total += self._counts[-1]
-        yield f'{name}_bucket{{le="+Inf"}} {total}'
-        yield f"{name}_sum {self.sum_s!r}"
-        yield f"{name}_count {total}"
+        yield f'{name}_bucket{{{inside}le="+Inf"}} {total}'
+        yield f"{name}_sum{_labelled(labels)} {self.total!r}"
+        yield f"{name}_count{_labelled(labels)} {total}"
+
+
+def by_route(bounds: tuple[float, ...] = SECONDS_BOUNDS) -> dict[str, Histogram]:
+    """Return one empty histogram per route."""
+    return {route: Histogram(bounds) for route in ROUTES}
 
 
 class RouterMetrics:
@@ -83,67 +169,81 @@ class RouterMetrics:
     __slots__ = (
         "bad_requests",
         "decisions",
+        "drift_tokens",
+        "drift_tokens_total",
         "ejections",
         "ejections_withheld",
+        "gap",
+        "gaps_late",
+        "predicted_step",
         "predicted_ttft",
         "reports",
         "reports_dropped",
         "requests",
         "ttft",
+        "ttft_ratio",
         "upstream_errors",
     )
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()  # (route, outcome)
         self.bad_requests: Counter[int] = Counter()  # status
-        self.decisions: Counter[str] = Counter()  # reason
+        self.decisions: Counter[str] = Counter({reason.value: 0 for reason in Reason})
         self.upstream_errors: Counter[tuple[str, str]] = Counter()  # (node, kind)
         self.ejections: Counter[str] = Counter()  # node
         self.ejections_withheld: Counter[str] = Counter()  # node
         self.reports: Counter[str] = Counter()  # node
         self.reports_dropped: Counter[tuple[str, str]] = Counter()  # (node, kind)
-        self.ttft = Histogram()
-        self.predicted_ttft = Histogram()
+        self.drift_tokens: Counter[str] = Counter()  # node, with its sign
+        self.drift_tokens_total: Counter[str] = Counter()  # node
+        self.gaps_late: Counter[str] = Counter()  # route
+        self.ttft = by_route()
+        self.ttft_ratio = by_route(RATIO_BOUNDS)
+        self.predicted_ttft = by_route()
+        self.predicted_step = by_route()
+        self.gap = by_route()
 
     def counted(self) -> dict[str, list[Sample]]:
         """Return the counters as samples by metric name."""
         return {
-            "spillway_requests_total": [
-                ((("route", route), ("outcome", outcome)), count)
-                for (route, outcome), count in sorted(self.requests.items())
-            ],
-            "spillway_bad_requests_total": [
-                ((("status", str(status)),), count)
-                for status, count in sorted(self.bad_requests.items())
-            ],
-            "spillway_decisions_total": [
-                ((("reason", reason),), count) for reason, count in sorted(self.decisions.items())
-            ],
-            "spillway_upstream_errors_total": _by_node_and_kind(self.upstream_errors),
-            "spillway_ejections_total": _by_node(self.ejections),
-            "spillway_ejections_withheld_total": _by_node(self.ejections_withheld),
-            "spillway_reports_total": _by_node(self.reports),
-            "spillway_reports_dropped_total": _by_node_and_kind(self.reports_dropped),
+            "spillway_requests_total": _by_pair(("route", "outcome"), self.requests),
+            "spillway_bad_requests_total": _by_one("status", self.bad_requests),
+            "spillway_decisions_total": _by_one("reason", self.decisions),
+            "spillway_upstream_errors_total": _by_pair(NODE_KIND, self.upstream_errors),
+            "spillway_ejections_total": _by_one("node", self.ejections),
+            "spillway_ejections_withheld_total": _by_one("node", self.ejections_withheld),
+            "spillway_stream_gaps_late_total": _by_one("route", self.gaps_late),
+            "spillway_ledger_drift_tokens": _by_one("node", self.drift_tokens),
+            "spillway_ledger_drift_tokens_total": _by_one("node", self.drift_tokens_total),
+            "spillway_reports_total": _by_one("node", self.reports),
+            "spillway_reports_dropped_total": _by_pair(NODE_KIND, self.reports_dropped),
         }
 
-    def histograms(self) -> dict[str, Histogram]:
+    def histograms(self) -> dict[str, dict[str, Histogram]]:
+        """Return the histograms by metric name and route."""
         return {
             "spillway_ttft_seconds": self.ttft,
             "spillway_predicted_ttft_seconds": self.predicted_ttft,
+            "spillway_ttft_ratio": self.ttft_ratio,
+            "spillway_stream_gap_seconds": self.gap,
+            "spillway_predicted_step_seconds": self.predicted_step,
         }
 
 
-def _by_node(counter: Counter[str]) -> list[Sample]:
-    return [((("node", node),), count) for node, count in sorted(counter.items())]
+def _by_one(label: str, counter: Mapping[str, int] | Mapping[int, int]) -> list[Sample]:
+    return [(((label, str(key)),), count) for key, count in sorted(counter.items())]
 
 
-def _by_node_and_kind(counter: Counter[tuple[str, str]]) -> list[Sample]:
+def _by_pair(labels: tuple[str, ...], counter: Counter[tuple[str, str]]) -> list[Sample]:
+    one, two = labels
     return [
-        ((("node", node), ("kind", kind)), count) for (node, kind), count in sorted(counter.items())
+        (((one, first), (two, second)), count) for (first, second), count in sorted(counter.items())
     ]
 
 
-def render(samples: Mapping[str, Iterable[Sample]], histograms: Mapping[str, Histogram]) -> str:
+def render(
+    samples: Mapping[str, Iterable[Sample]], histograms: Mapping[str, Mapping[str, Histogram]]
+) -> str:
     """Return the Prometheus text of everything in METRICS, in its order.
 
     Raises KeyError for a sample or histogram whose name is not in the table.
@@ -151,10 +251,10 @@ def render(samples: Mapping[str, Iterable[Sample]], histograms: Mapping[str, His
     for name in (*samples, *histograms):
         METRICS[name]
     lines: list[str] = []
-    for name, (kind, meaning) in METRICS.items():
-        lines += (f"# HELP {name} {meaning}", f"# TYPE {name} {kind}")
-        if name in histograms:
-            lines += histograms[name].lines(name)
+    for name, metric in METRICS.items():
+        lines += (f"# HELP {name} {metric.meaning}", f"# TYPE {name} {metric.kind}")
+        for route, histogram in histograms.get(name, {}).items():
+            lines += histogram.lines(name, (("route", route),))
         for labels, value in samples.get(name, ()):
             lines.append(f"{name}{_labelled(labels)} {value:.17g}")
     return "\n".join(lines) + "\n"

@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from spillway.clock import Clock
 from spillway.core.decide import Reason, Route
 from spillway.core.types import NodeId, RequestView
 from spillway.router.fetch import Unchunker
+from spillway.router.gaps import GapMeter
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.http_server import ClientConnection, Request, status_line
+from spillway.router.metrics import RouterMetrics
 from spillway.wire.openai import (
     COMPLETION_TOKENS,
     PROMPT_TOKENS,
@@ -68,6 +71,7 @@ class Exchange:
     route, reason: what was decided last; told to the client.
     prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
     kv_since_s: when the prefill node said where the KV waits.
+    predicted_s, first_byte_s: TTFT by the last decision, and when it ended; 0 is not known.
     started: bytes of the answer have reached the client, so that nothing can be retried.
     reads: how often bytes came since; whoever looks for silence compares.
     """
@@ -83,6 +87,7 @@ class Exchange:
         "body",
         "conn",
         "fields",
+        "first_byte_s",
         "headers",
         "id_line",
         "is_chat",
@@ -94,6 +99,7 @@ class Exchange:
         "node_id",
         "owner",
         "paused",
+        "predicted_s",
         "prompt_bytes",
         "reads",
         "reads_seen",
@@ -128,6 +134,7 @@ class Exchange:
         self.body = request.body
         self.kv_params = b""
         self.kv_since_s = view.arrival_s
+        self.predicted_s = self.first_byte_s = 0.0
         self.leg: UpstreamConnection | None = None
         self.leg_since_s = view.arrival_s
         self.node_id: NodeId = ""
@@ -222,6 +229,11 @@ class Exchange:
         if self.started and self.leg is not None:
             self._clean_cut = self.leg.is_between_chunks()
         self.drop_leg()
+
+    def measure_gaps(self, clock: Clock, metrics: RouterMetrics) -> None:
+        """Time the rest of the stream, read by read."""
+        slo = self.view.slo
+        self._write = GapMeter(self._write, clock, metrics, self.route, slo.tbt_s)
 
     def answer_whole(self, head: ResponseHead, content: bytes) -> None:
         """Pass on an answer that was collected: an engine's 4xx to the prefill leg."""

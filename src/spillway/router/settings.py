@@ -57,6 +57,9 @@ class RouterSettings:
     sweep_s: how often timeouts are looked at.
     decisions_kept: decisions that /debug/decisions can show.
     decision_log_path: JSON lines with every decision and the view it was made on; "" for none.
+    log_path: JSON lines with every request that ended and every change of a node; "-" is stderr,
+        "" is none.
+    gap_sample_every: of so many streams one has its token gaps measured; 1 is all of them.
     decision_log_lines_max: lines waiting to be written; further ones are dropped and counted.
     drain_s: how long `close` lets running requests finish.
     """
@@ -100,6 +103,8 @@ class RouterSettings:
     sweep_s: float = 1.0
     decisions_kept: int = 1000
     decision_log_path: str = ""
+    log_path: str = ""
+    gap_sample_every: int = 16
     decision_log_lines_max: int = 10_000
     drain_s: float = 5.0
 

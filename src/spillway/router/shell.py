@@ -39,6 +39,7 @@ from spillway.router.metrics import RouterMetrics
 from spillway.router.pool import NodePool
 from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.relay import Exchange
+from spillway.router.request_log import Ended, RequestLog
 from spillway.router.settings import Classes, RouterSettings
 from spillway.wire.openai import (
     decode_body,
@@ -47,7 +48,7 @@ from spillway.wire.openai import (
     with_order,
 )
 from spillway.wire.order import EngineOrder, encode_order
-from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER
+from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER, NodeReport
 
 # What a client is told. Never a node's name or address, nor an engine's own words.
 ERROR_TEXTS = {
@@ -64,6 +65,7 @@ class Shell:
     """The live driver of one dispatcher. It is an `Owner` and a `PrefillOwner` of exchanges.
 
     live: every request that has not ended.
+    last_reports: the last word of each node that reports.
     takes_orders: nodes whose plug-in reports from a port of its own. Headers do not reach it inside
         a real engine, so its orders ride in the body: the one change made to a client's body there.
     on_refused: called with a node that refuses connections, before its request is moved on.
@@ -88,6 +90,9 @@ class Shell:
         self.router_id = os.urandom(4).hex()
         self.metrics = RouterMetrics()
         self.breaker = Breaker(settings)
+        self.log = RequestLog(settings.log_path, clock)
+        self.last_reports: dict[NodeId, NodeReport] = {}
+        self._streams = 0
         self.live: dict[RequestId, Exchange] = {}
         self.admission = Admission(settings, classes, clock, self.live, self.router_id)
         self.models = self.admission.models
@@ -140,18 +145,27 @@ class Shell:
     # --- from engines -------------------------------------------------------------------------
 
     def first_byte(self, exchange: Exchange, *, is_stream: bool) -> None:
-        self.metrics.ttft.observe(self.clock.now_s() - exchange.view.arrival_s)
+        now_s = exchange.first_byte_s = self.clock.now_s()
+        view, metrics = exchange.view, self.metrics
+        ttft_s = now_s - view.arrival_s
+        metrics.ttft[exchange.route].observe(ttft_s)
+        if exchange.predicted_s:
+            metrics.ttft_ratio[exchange.route].observe(ttft_s / exchange.predicted_s)
         if is_stream:
-            self.tell(FirstToken(exchange.view.request_id))
+            self._streams += 1
+            if self._streams % self.settings.gap_sample_every == 0:
+                exchange.measure_gaps(self.clock, metrics)
+            self.tell(FirstToken(view.request_id))
 
     def finished(self, exchange: Exchange, status: int) -> None:
         self.breaker.succeeded(exchange.node_id, self.dispatcher.now_s)
-        self._end(exchange, "client_error" if status >= 400 else "finished")
+        output_tokens = exchange.output_tokens()
+        self._end(exchange, "client_error" if status >= 400 else "finished", output_tokens)
         if exchange.route == "deflected":
             self.ruler.learn(
                 exchange.model, exchange.is_chat, exchange.prompt_bytes, exchange.prompt_tokens()
             )
-        self.tell(RequestFinished(exchange.view.request_id, exchange.output_tokens()))
+        self.tell(RequestFinished(exchange.view.request_id, output_tokens))
 
     def prefilled(self, exchange: Exchange, kv_params: bytes, prompt_tokens: int) -> None:
         exchange.kv_params = kv_params
@@ -285,15 +299,38 @@ class Shell:
         decision = order.decision
         reason = str(decision.reason)
         self.metrics.decisions[reason] += 1
+        exchange = self.live[order.request.request_id]
+        exchange.reason = reason
+        exchange.predicted_s = 0.0
         predicted_s = decision.estimate.total_s
-        if 0.0 < predicted_s < inf:  # some policies do not predict
-            self.metrics.predicted_ttft.observe(predicted_s)
-        self.live[order.request.request_id].reason = reason
+        if 0.0 < predicted_s < inf and decision.route in self.metrics.predicted_ttft:
+            exchange.predicted_s = predicted_s  # some policies do not predict
+            self.metrics.predicted_ttft[decision.route].observe(predicted_s)
+        if decision.plan is not None:
+            self.metrics.predicted_step[decision.route].observe(decision.plan.step_s_max)
         self.decisions.add(order)
 
-    def _end(self, exchange: Exchange, outcome: str) -> None:
-        del self.live[exchange.view.request_id]
+    def _end(self, exchange: Exchange, outcome: str, output_tokens: int = 0) -> None:
+        view = exchange.view
+        del self.live[view.request_id]
         self.metrics.requests[exchange.route, outcome] += 1
+        if self.log.is_wanted:
+            self.log.ended(
+                Ended(
+                    self.clock.now_s(),
+                    view.request_id,
+                    exchange.route,
+                    exchange.reason,
+                    outcome,
+                    exchange.node_id,
+                    view.class_name,
+                    view.prompt_tokens,
+                    output_tokens,
+                    view.arrival_s,
+                    exchange.first_byte_s,
+                    exchange.predicted_s,
+                )
+            )
 
     def stop(self) -> None:
         """Give up every request: its leg is dropped, and its client told so."""

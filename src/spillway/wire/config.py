@@ -69,6 +69,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     breaker_open_max_s: Positive | None = None
     engine_api_key: str | None = None
     decision_log_path: str | None = None
+    log_path: str | None = None
+    gap_sample_every: AtLeastOne | None = None
     drain_s: Positive | None = None
 
     def given(self) -> dict[str, Any]:
