@@ -30,8 +30,8 @@ UNITS = words("s ms us ns tokens bytes frac seqs blocks prompts pairs percent mi
 COUNT_WORDS = words("""
     alpha arrived at beta block choices column connections conns constant copies count cv decisions
     deflections depth digest done end ended errors events factor failed failures flight gain gaps id
-    index left length line linear lines margin max multiple number order overflowed part peak
-    pid planned plans port position preemptions priority rank reports requests retries right
+    index jobs left length line linear lines margin max multiple number order overflowed part peak
+    pid planned plans port position preemptions priority probes rank reports requests retries right
     rows running runs scale seed seen segments sent seq shape sign sizes skips square start status
     step steps stop tick ticks total transfers unsent value version waiting weight whole width
     """)
@@ -40,7 +40,9 @@ UNIT_IN_PARENT_KEY = words(
     "RequestCounts TtftSummary TbtSummary Attainment TtftParts TtftPartsSummary"
 )
 # Fields of foreign formats, which are named as their authors name them.
-FOREIGN_NAMES = words("timestamp input_length output_length time_since_start")
+FOREIGN_NAMES = words(
+    "timestamp input_length output_length time_since_start long_prefill_token_threshold"
+)
 
 CODE_FOLDERS = ("src", "tests", "bench", "examples")
 TEXT_SUFFIXES = words(".py .md .toml .yaml .yml .json .txt .in .c .h .sh .csv .html")
