@@ -68,7 +68,7 @@ def test_a_literal_schedule_rides_on_the_order_of_a_policy_that_wants_it() -> No
     assert isinstance(order, StartDeflected)
     assert sum(chunk * steps for chunk, steps in order.chunks) == 2000
     burst = Harness(Headroom(), prefill=1)
-    orders = [burst.arrive(f"r{at}") for at in range(30)]
+    orders = [order for at in range(30) for order in burst(RequestArrived(make_request(f"r{at}")))]
     deflected = [order for order in orders if isinstance(order, StartDeflected)]
     assert deflected
     assert all(order.chunks == () for order in deflected)

@@ -32,9 +32,11 @@ from spillway.core.events import (
     PrefillFinished,
     RequestArrived,
     RequestFinished,
+    SetTimer,
     StartDecode,
     StartDeflected,
     StartPrefill,
+    TimerFired,
 )
 from spillway.core.invariants import check_decision, check_dispatcher
 from spillway.core.lifecycle import State
@@ -81,6 +83,7 @@ class Machine(RuleBasedStateMachine):
         self.ended: list[str] = []
         self.now_s = 0.0
         self.last_dispatch = 0
+        self.timer_s: float | None = None
 
     def tell(self, event: Event) -> None:
         for order in self.dispatcher.handle(event, self.now_s):
@@ -97,6 +100,9 @@ class Machine(RuleBasedStateMachine):
                 self.forget(request_id)
             case AbortOnNode():
                 raise AssertionError("an abort is for a client that left")
+            case SetTimer(at_s):
+                assert at_s > self.now_s
+                self.timer_s = at_s
             case StartPrefill() | StartDecode() | StartDeflected():
                 self.started(order)
 
@@ -132,8 +138,9 @@ class Machine(RuleBasedStateMachine):
     def arrive(self, request: RequestView) -> None:
         request_id = f"r{len(self.live) + len(self.ended)}"
         self.live[request_id] = Told()
+        self.live[request_id].phase = State.HELD  # until an order says otherwise
         self.tell(RequestArrived(request._replace(request_id=request_id)))
-        assert request_id not in self.live or self.live[request_id].starts == 1
+        assert request_id not in self.live or self.live[request_id].starts <= 1
 
     @rule(data=st.data())
     def prefill_finishes(self, data: st.DataObject) -> None:
@@ -177,12 +184,22 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def client_leaves(self, data: st.DataObject) -> None:
-        request_id = self.pick(data, *PHASE_OF.values(), State.DECODING)
+        request_id = self.pick(data, *PHASE_OF.values(), State.HELD, State.DECODING)
         if request_id is not None:
             told = self.live[request_id]
             orders = self.dispatcher.handle(ClientLeft(request_id), self.now_s)
-            assert orders == [AbortOnNode(request_id, told.node_id)]
+            if told.phase is not State.HELD:  # a held request is nowhere to be stopped
+                assert orders.pop(0) == AbortOnNode(request_id, told.node_id)
             self.forget(request_id)
+            for order in orders:  # somebody who was held may have the room now
+                self.obey(order)
+
+    @precondition(lambda self: self.timer_s is not None)
+    @rule()
+    def timer_fires(self) -> None:
+        assert self.timer_s is not None
+        self.now_s, self.timer_s = max(self.now_s, self.timer_s), None
+        self.tell(TimerFired())
 
     @rule(data=st.data(), truly=st.booleans())
     def node_reports(self, data: st.DataObject, truly: bool) -> None:
@@ -209,7 +226,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from((PrefillFinished, FirstToken, RequestFinished)))
     def late_news_come(self, data: st.DataObject, kind: Any) -> None:
         before = self.dispatcher.ignored_events
-        assert self.dispatcher.handle(kind(self.ended[-1]), self.now_s) == []
+        self.tell(kind(self.ended[-1]))
         assert self.dispatcher.ignored_events == before + 1
 
     # --- what must hold after each -----------------------------------------------------------
@@ -226,6 +243,11 @@ class Machine(RuleBasedStateMachine):
             assert tracked[request_id].state is told.phase
             assert tracked[request_id].node_id == told.node_id
         assert self.dispatcher.arrived == len(self.live) + len(self.ended)
+
+    @invariant()
+    def whoever_is_held_will_be_looked_at_again(self) -> None:
+        if any(told.phase is State.HELD for told in self.live.values()):
+            assert self.timer_s is not None
 
     @invariant()
     def no_policy_raises(self) -> None:

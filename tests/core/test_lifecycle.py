@@ -34,7 +34,7 @@ def test_every_state_can_be_reached_and_every_live_one_can_end_in_three_ways() -
     for _ in State:
         reached |= {after for (state, _), after in TRANSITIONS.items() if state in reached}
     assert reached == set(State)
-    for state in LIVE - {State.ARRIVED}:
+    for state in LIVE - {State.ARRIVED, State.HELD}:
         for trigger in (Trigger.FINISH, Trigger.FAIL, Trigger.CANCEL):
             assert advance(state, trigger).is_final
 
@@ -49,6 +49,11 @@ def test_every_state_can_be_reached_and_every_live_one_can_end_in_three_ways() -
         ("to_prefill to_decode to_deflected to_prefill cancel", State.CANCELLED),
         ("to_prefill finish", State.FINISHED),
         ("reject", State.REJECTED),
+        ("hold to_prefill to_decode first_token finish", State.FINISHED),
+        ("hold to_deflected first_token finish", State.FINISHED),
+        ("hold reject", State.REJECTED),
+        ("hold fail", State.FAILED),
+        ("hold cancel", State.CANCELLED),
     ],
 )
 def test_the_walks_that_a_request_may_take(triggers: str, end: State) -> None:

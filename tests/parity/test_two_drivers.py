@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,9 +33,11 @@ from spillway.core.events import (
     PrefillFinished,
     RequestArrived,
     RequestFinished,
+    SetTimer,
     StartDecode,
     StartDeflected,
     StartPrefill,
+    TimerFired,
 )
 from spillway.core.policies import POLICY_NAMES, build_policy
 from spillway.core.types import RequestView
@@ -171,6 +174,7 @@ class Play:
             self.clock,
             DecisionLog(policy, 1),
         )
+        self.shell.on_timer = partial(self.note, "timer")
         self.front = Front(self.shell)
         self.conns: dict[str, ClientConnection] = {}
 
@@ -200,7 +204,7 @@ class Play:
                 self.legs[request_id].sink.on_fault(Fault.REFUSED if refused else Fault.BROKEN)
             case ClientLeft(request_id):
                 self.conns[request_id].eof_received()
-            case NodeReported() | NodeLost() | NodeBack():
+            case NodeReported() | NodeLost() | NodeBack() | TimerFired():
                 self.shell.tell(event)
         return list(self.sent)
 
@@ -236,6 +240,8 @@ def expected(orders: tuple[Action, ...], started: set[str]) -> list[Sent]:
             case AnswerError(request_id, status, _):
                 told = "in the stream" if request_id in started else status
                 done.append(("error", request_id, told))
+            case SetTimer(at_s):
+                done.append(("timer", at_s))
             case LogDecision():
                 pass
     return done

@@ -7,10 +7,11 @@ was vetoed or lost, and one sentence for the winner.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from math import inf
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from spillway.core.chunks import ChunkPlan
-from spillway.core.types import ClusterView, NodeId, RequestView
+from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
 
 
 class Route(StrEnum):
@@ -19,6 +20,7 @@ class Route(StrEnum):
     PREFILL = "prefill"
     DEFLECTED = "deflected"
     REJECTED = "rejected"
+    HELD = "held"  # nowhere yet: the request waits at the router
 
 
 class Reason(StrEnum):
@@ -36,6 +38,7 @@ class Reason(StrEnum):
     NO_SAFE_DECODE_NODE = "no_safe_decode_node"  # every decode node was vetoed
     PREFILL_DOWN = "prefill_down"  # no prefill node is usable
     NO_NODE = "no_node"  # nothing can take the request
+    WORTH_WAITING = "worth_waiting"  # of a held request: no node is worth committing to yet
     POLICY_FAILED = "policy_failed"  # the policy raised; the fall-back decided
     # of a veto
     TBT_VETO = "tbt_veto"  # no chunk keeps the residents within their target
@@ -86,6 +89,8 @@ class Decision(NamedTuple):
     prefill is done.
     plan: the chunk schedule of a deflection. execute_plan: the node must follow it literally.
     candidates: every candidate looked at, in the order looked at.
+    hold_until_s: of a held request: when the node that it waits for is predicted to be due. The one
+        node id that is given then names that node; none at all: nobody behind it may overtake.
     """
 
     route: Route
@@ -96,6 +101,7 @@ class Decision(NamedTuple):
     plan: ChunkPlan | None = None
     execute_plan: bool = False
     candidates: tuple[Candidate, ...] = ()
+    hold_until_s: float = inf
 
 
 class Policy(Protocol):
@@ -110,4 +116,20 @@ class Policy(Protocol):
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
         """Return the decode node for a prefilled request, or None when none is usable."""
+        ...
+
+
+@runtime_checkable
+class HoldingPolicy(Policy, Protocol):
+    """A policy that may answer `Route.HELD` while `cluster.may_hold`: late binding.
+
+    The dispatcher keeps such requests in a line and asks again; see `core/holding.py`.
+    """
+
+    def hold_key(self, request: RequestView, cluster: ClusterView) -> float:
+        """Return the request's place in the line, smallest first; asked once, when it is held."""
+        ...
+
+    def feed_s(self, node: NodeView) -> float:
+        """Return the seconds of backlog below which `node` may be given more work."""
         ...

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
+from typing import TypeVar
 
 from spillway.core.decide import Decision, Policy, Reason, Route
 from spillway.core.errors import ConfigError, InvariantViolation
@@ -31,14 +32,20 @@ from spillway.core.events import (
     StartDecode,
     StartDeflected,
     StartPrefill,
+    TimerFired,
 )
-from spillway.core.ledger import Entry, Ledger, decode_entry, frozen_copy, prefill_entry
+from spillway.core.holding import HoldLine, Planned, Tracked
+from spillway.core.ledger import Ledger, decode_entry, frozen_copy, prefill_entry
 from spillway.core.lifecycle import State, Trigger, advance
-from spillway.core.placement import deflect_or_reject, least_loaded_decode
+from spillway.core.placement import fall_back, fall_back_decode
 from spillway.core.ttft import book_transfer, execute_on_prefill_s, transfer_bytes
 from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView, Role
 
-NO_NODES: frozenset[NodeId] = frozenset()
+Answer = TypeVar("Answer")
+# Facts after which a node may have room for a request that is held.
+REVIEWED_AFTER = frozenset(
+    {PrefillFinished, FirstToken, ClientLeft, LegFailed, NodeLost, NodeBack, TimerFired}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,41 +54,21 @@ class DispatchLimits:
 
     report_age_max_s: a reporting node silent for longer gets no deflected work (INV-14).
     retries_max: how often a request may be started again after a failed leg.
+    held_max, hold_s_max: how many requests may be held back at a time, and for how long.
     """
 
     report_age_max_s: float = 1.0
     retries_max: int = 2
+    held_max: int = 1024
+    hold_s_max: float = 30.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.report_age_max_s) and self.report_age_max_s > 0):
             raise ConfigError("report_age_max_s must be positive and finite")
-        if self.retries_max < 0:
-            raise ConfigError("retries_max must not be negative")
-
-
-class _Tracked:
-    """One live request."""
-
-    __slots__ = (
-        "entry",
-        "index",
-        "node_id",
-        "prefill_id",
-        "request",
-        "retries",
-        "state",
-        "without",
-    )
-
-    def __init__(self, request: RequestView, index: int) -> None:
-        self.request = request
-        self.index = index  # requests that arrived before it
-        self.state = State.ARRIVED
-        self.node_id: NodeId = ""  # where the current leg runs
-        self.entry: Entry | None = None
-        self.prefill_id: NodeId = ""  # where its KV is, once prefilled
-        self.retries = 0
-        self.without = NO_NODES  # nodes that already failed it
+        if self.retries_max < 0 or self.held_max < 0:
+            raise ConfigError("retries_max and held_max must not be negative")
+        if not self.hold_s_max >= 0:
+            raise ConfigError("hold_s_max must be a number >= 0")
 
 
 class Dispatcher:
@@ -115,7 +102,8 @@ class Dispatcher:
         self.now_s = -float("inf")
         self._record_views = record_views
         self._dispatches = 0
-        self._live: dict[RequestId, _Tracked] = {}
+        self._live: dict[RequestId, Tracked] = {}
+        self._held = HoldLine(policy)
         self._handlers: dict[type, Callable[..., list[Action]]] = {
             RequestArrived: self._arrived,
             NodeReported: self._reported,
@@ -126,6 +114,7 @@ class Dispatcher:
             ClientLeft: self._client_left,
             NodeLost: self._node_lost,
             NodeBack: self._node_back,
+            TimerFired: self._timer_fired,
         }
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
@@ -136,7 +125,11 @@ class Dispatcher:
         if not now_s >= self.now_s:  # NaN too
             raise InvariantViolation(f"time went back from {self.now_s} to {now_s}")
         self.now_s = now_s
-        return self._handlers[type(event)](event, now_s)
+        kind = type(event)
+        actions = self._handlers[kind](event, now_s)
+        if self._held and kind in REVIEWED_AFTER:
+            actions += self._review(now_s)
+        return actions
 
     @property
     def live_requests(self) -> int:
@@ -149,9 +142,12 @@ class Dispatcher:
         request = event.request
         if request.request_id in self._live:
             raise InvariantViolation(f"request id {request.request_id} is in use")
-        tracked = self._live[request.request_id] = _Tracked(request, self.arrived)
+        tracked = self._live[request.request_id] = Tracked(request, self.arrived)
         self.arrived += 1
         self.counts[State.ARRIVED] += 1
+        if self._held and len(self._held) < self.limits.held_max:
+            self._hold(tracked, self.ledger.cluster(now_s, tracked.index))
+            return self._review(now_s)
         return self._decide(tracked, now_s)
 
     def _reported(self, event: NodeReported, now_s: float) -> list[Action]:
@@ -195,7 +191,7 @@ class Dispatcher:
             return []
         node_id = tracked.node_id
         self._close(tracked, Trigger.CANCEL, now_s)
-        return [AbortOnNode(event.request_id, node_id)]
+        return [AbortOnNode(event.request_id, node_id)] if node_id else []
 
     def _leg_failed(self, event: LegFailed, now_s: float) -> list[Action]:
         tracked = self._live.get(event.request_id)
@@ -219,13 +215,13 @@ class Dispatcher:
             return self._start_decode(tracked, now_s)
         return self._decide(tracked, now_s)
 
-    def _source_died(self, tracked: _Tracked, event: LegFailed) -> bool:
+    def _source_died(self, tracked: Tracked, event: LegFailed) -> bool:
         """Return whether the KV went down with its prefill node: no fault of the decode node."""
         if tracked.state is not State.TRANSFERRING or not event.kv_lost:
             return False
         return not self.ledger.nodes[tracked.prefill_id].view.usable
 
-    def _to_avoid(self, tracked: _Tracked, event: LegFailed) -> frozenset[NodeId]:
+    def _to_avoid(self, tracked: Tracked, event: LegFailed) -> frozenset[NodeId]:
         """Return the nodes that the request is not sent to again.
 
         A decode node that could not pull the KV need not be to blame: the KV may be gone. It is
@@ -255,42 +251,87 @@ class Dispatcher:
             node.restarted()
         return []
 
+    def _timer_fired(self, event: TimerFired, now_s: float) -> list[Action]:
+        self._held.timer_s = inf
+        return []
+
+    # --- held requests -----------------------------------------------------------------------
+
+    def _hold(self, tracked: Tracked, cluster: ClusterView) -> None:
+        self._move(tracked, Trigger.HOLD)
+        self._held.add(tracked, cluster)
+
+    def _review(self, now_s: float) -> list[Action]:
+        """Decide again who is held, from the head of the line on. See `core/holding.py`."""
+        held, actions, planned = self._held, [], Planned()
+        due_s = inf
+        oldest_s = now_s - self.limits.hold_s_max
+        for tracked in held.due(oldest_s):
+            cluster = self.ledger.cluster(now_s, tracked.index)
+            cluster.may_hold = tracked.request.arrival_s > oldest_s
+            if cluster.may_hold and not held.anybody_may_go(cluster):
+                break
+            decision = self._ask(self.policy.decide, fall_back, tracked.request, cluster)
+            node_id = decision.prefill_node_id or decision.decode_node_id
+            if decision.route is Route.HELD:
+                due_s = min(due_s, decision.hold_until_s)
+                if node_id is None:
+                    break
+                estimate, view = decision.estimate, self.ledger.nodes[node_id].view
+                planned.book(view, now_s + estimate.queue_s + estimate.execute_s)
+                continue
+            planned.undo(node_id)
+            actions += self._commit(tracked, decision, cluster, now_s)
+        planned.undo()
+        return actions + held.timer(due_s, now_s)
+
     # --- decisions and orders ----------------------------------------------------------------
 
-    def _decide(self, tracked: _Tracked, now_s: float) -> list[Action]:
+    def _decide(self, tracked: Tracked, now_s: float) -> list[Action]:
         request = tracked.request
         cluster = self.ledger.cluster(now_s, tracked.index, tracked.without)
-        decision = self._ask_policy(request, cluster)
+        cluster.may_hold = (
+            self._held.policy is not None
+            and tracked.state is State.ARRIVED
+            and len(self._held) < self.limits.held_max
+        )
+        decision = self._ask(self.policy.decide, fall_back, request, cluster)
+        if decision.route is Route.HELD:
+            self._hold(tracked, cluster)
+            return self._held.timer(decision.hold_until_s, now_s)
+        return self._commit(tracked, decision, cluster, now_s)
+
+    def _commit(
+        self, tracked: Tracked, decision: Decision, cluster: ClusterView, now_s: float
+    ) -> list[Action]:
+        request = tracked.request
         view = frozen_copy(cluster) if self._record_views else None
         log = LogDecision(request, decision, now_s, view)
         if decision.route is Route.REJECTED:
-            trigger = Trigger.REJECT if tracked.state is State.ARRIVED else Trigger.FAIL
+            is_new = tracked.state in (State.ARRIVED, State.HELD)
+            trigger = Trigger.REJECT if is_new else Trigger.FAIL
             self._close(tracked, trigger, now_s)
             return [log, AnswerError(request.request_id, 503, decision.reason)]
         if decision.route is Route.DEFLECTED:
             return [log, self._start_deflected(tracked, decision, now_s)]
         return [log, self._start_prefill(tracked, decision, now_s)]
 
-    def _ask_policy(self, request: RequestView, cluster: ClusterView) -> Decision:
+    def _ask(
+        self,
+        policy: Callable[[RequestView, ClusterView], Answer],
+        instead: Callable[[RequestView, ClusterView], Answer],
+        request: RequestView,
+        cluster: ClusterView,
+    ) -> Answer:
         try:
-            return self.policy.decide(request, cluster)
+            return policy(request, cluster)
         except InvariantViolation:
             raise
         except Exception:  # noqa: BLE001 - a bug in a policy must not lose the request
             self.policy_failures += 1
-            return fall_back(request, cluster)
+            return instead(request, cluster)
 
-    def _ask_for_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
-        try:
-            return self.policy.pick_decode(request, cluster)
-        except InvariantViolation:
-            raise
-        except Exception:  # noqa: BLE001 - as in `_ask_policy`
-            self.policy_failures += 1
-            node = least_loaded_decode(request, cluster)
-            return node.spec.node_id if node else None
-
-    def _start_prefill(self, tracked: _Tracked, decision: Decision, now_s: float) -> Action:
+    def _start_prefill(self, tracked: Tracked, decision: Decision, now_s: float) -> Action:
         node_id = decision.prefill_node_id
         assert node_id is not None
         node = self.ledger.nodes[node_id]
@@ -303,7 +344,7 @@ class Dispatcher:
         tracked.node_id, tracked.entry = node_id, entry
         return StartPrefill(request.request_id, node_id, entry.dispatch_id)
 
-    def _start_deflected(self, tracked: _Tracked, decision: Decision, now_s: float) -> Action:
+    def _start_deflected(self, tracked: Tracked, decision: Decision, now_s: float) -> Action:
         node_id, plan = decision.decode_node_id, decision.plan
         assert node_id is not None
         node = self.ledger.nodes[node_id]
@@ -317,10 +358,10 @@ class Dispatcher:
             request.request_id, node_id, entry.dispatch_id, request.slo.tbt_s, chunks
         )
 
-    def _start_decode(self, tracked: _Tracked, now_s: float) -> list[Action]:
+    def _start_decode(self, tracked: Tracked, now_s: float) -> list[Action]:
         request = tracked.request
         cluster = self.ledger.cluster(now_s, tracked.index, tracked.without)
-        node_id = self._ask_for_decode(request, cluster)
+        node_id = self._ask(self.policy.pick_decode, fall_back_decode, request, cluster)
         if node_id is None:
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request.request_id, 503, Reason.NO_NODE)]
@@ -340,27 +381,20 @@ class Dispatcher:
         self._dispatches += 1
         return self._dispatches
 
-    def _move(self, tracked: _Tracked, trigger: Trigger) -> None:
+    def _move(self, tracked: Tracked, trigger: Trigger) -> None:
         after = advance(tracked.state, trigger)
+        if tracked.state is State.HELD:
+            self._held.drop(tracked)
         self.counts[tracked.state] -= 1
         self.counts[after] += 1
         tracked.state = after
 
-    def _unbook(self, tracked: _Tracked, now_s: float) -> None:
+    def _unbook(self, tracked: Tracked, now_s: float) -> None:
         if tracked.entry is not None:
             self.ledger.nodes[tracked.node_id].end(tracked.entry, now_s)
             tracked.entry = None
 
-    def _close(self, tracked: _Tracked, trigger: Trigger, now_s: float) -> None:
+    def _close(self, tracked: Tracked, trigger: Trigger, now_s: float) -> None:
         self._move(tracked, trigger)
         self._unbook(tracked, now_s)
         del self._live[tracked.request.request_id]
-
-
-def fall_back(request: RequestView, cluster: ClusterView) -> Decision:
-    """Return what is done when the policy fails: the soonest prefill node, else safe deflection."""
-    nodes = [node for node in cluster.prefill if node.usable]
-    if not nodes:
-        return deflect_or_reject(request, cluster)
-    best = min(nodes, key=lambda node: (node.backlog_until_s, node.spec.node_id))
-    return Decision(Route.PREFILL, Reason.POLICY_FAILED, best.spec.node_id)

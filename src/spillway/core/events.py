@@ -105,6 +105,10 @@ class NodeState(NamedTuple):
     over_budget: bool = False
 
 
+class TimerFired(NamedTuple):
+    """The moment of the last `SetTimer` has come."""
+
+
 Event = (
     RequestArrived
     | NodeReported
@@ -115,6 +119,7 @@ Event = (
     | ClientLeft
     | NodeLost
     | NodeBack
+    | TimerFired
 )
 
 # --- orders ----------------------------------------------------------------------------------
@@ -153,6 +158,12 @@ class StartDeflected(NamedTuple):
     chunks: tuple[tuple[int, int], ...] = ()
 
 
+class SetTimer(NamedTuple):
+    """Answer `TimerFired` at `at_s`. It replaces a timer that has not fired yet."""
+
+    at_s: float
+
+
 class AbortOnNode(NamedTuple):
     """Stop whatever `node_id` still does for the request."""
 
@@ -177,4 +188,6 @@ class LogDecision(NamedTuple):
     cluster: ClusterView | None
 
 
-Action = StartPrefill | StartDecode | StartDeflected | AbortOnNode | AnswerError | LogDecision
+Action = (
+    StartPrefill | StartDecode | StartDeflected | AbortOnNode | AnswerError | LogDecision | SetTimer
+)

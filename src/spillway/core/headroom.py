@@ -18,6 +18,7 @@ from spillway.core.latency import step_s
 from spillway.core.placement import (
     budget_s,
     deflect_or_reject,
+    fall_back_decode,
     kv_veto,
     least_loaded_decode,
     mark_chosen,
@@ -27,7 +28,7 @@ from spillway.core.placement import (
     state_veto,
 )
 from spillway.core.ttft import DecodeSide, decode_side, ttft_via_decode, ttft_via_prefill
-from spillway.core.types import ClusterView, NodeId, NodeView, RequestView
+from spillway.core.types import ClusterView, NodeId, NodeView, RequestView, Role
 
 
 class _Remote(NamedTuple):
@@ -53,13 +54,19 @@ class Headroom:
              `deflections_max` prompts, KV admission passes and a chunk plan keeps every resident
              within its target. Deflect to the soonest safe node iff
              TTFT_dec <= margin(wait)·TTFT_pf, and TTFT_dec meets the target or beats TTFT_pf.
+             Late binding: on either path a node is given work only while its backlog is short, so
+             that it never runs dry; whoever would queue behind more is held at the router, and
+             decided again with what is left by those before it in the line.
     Formula: margin = 1 + (margin_max - 1)·clip((wait - w0)/(w1 - w0), 0, 1),
              w0 = 0.1 and w1 = 0.5 of the TTFT target; 1 when the prefill path meets the target
-             with `slack_frac` of it to spare.
+             with `slack_frac` of it to spare. Place in the line of held requests: arrival + TTFT
+             target + work_weight·(seconds of prefill), smallest first: deadlines, with short
+             prompts before long ones, and age that in the end outweighs both.
     Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue,
              learned output lengths.
     Source:  this project; its parts are known ones: booking at dispatch (Sangam, Dynamo), chunks
-             sized to slack (QoServe, DAAPC), and the test itself (arXiv 2607.02043).
+             sized to slack (QoServe, DAAPC), the central queue (P/D-Serve, Sangam), and the test
+             itself (arXiv 2607.02043).
     Cost:    O(prefill nodes + decode nodes), whatever the prompt. A cheap rank orders the nodes of
              either pool and only the first `plans_max` are estimated in full (only one while there
              is no pressure); nodes that the rank left out are not among the candidates.
@@ -74,6 +81,10 @@ class Headroom:
     transfer: ablation; off takes the KV transfer for free.
     prefix: ablation; off estimates as if no node held any of the prompt.
     kv_admission: ablation; off deflects to a node whatever its KV room.
+    hold: ablation; off commits every request on arrival.
+    feed_steps: backlog that a node is kept at, in full prefill steps or in steps of the target.
+    work_weight: by how many seconds of waiting a second of prefill puts a request back; 0 serves by
+        deadline alone.
     """
 
     deflections_max: int = 256
@@ -84,9 +95,16 @@ class Headroom:
     transfer: bool = True
     prefix: bool = True
     kv_admission: bool = True
+    hold: bool = True
+    feed_steps: float = 1.0
+    work_weight: float = 15.0
     name: str = "headroom"
 
     def __post_init__(self) -> None:
+        for option in ("feed_steps", "work_weight"):
+            value = getattr(self, option)
+            if not (isfinite(value) and value >= 0):
+                raise ConfigError(f"headroom: {option} must be a number >= 0")
         if self.deflections_max < 1 or self.plans_max < 1:
             raise ConfigError("headroom: deflections_max and plans_max must be at least 1")
         if not (isfinite(self.margin_max) and self.margin_max >= 1):
@@ -123,12 +141,15 @@ class Headroom:
         margin = self._margin(request, remote)
         best = self._soonest_local(request, cluster, output_tokens, candidates)
         if best is None:
-            return _keep(candidates, remote, Reason.NO_SAFE_DECODE_NODE)
+            return self._keep_or_hold(candidates, remote, Reason.NO_SAFE_DECODE_NODE, cluster)
         local_s = best.estimate.total_s
         misses_target = local_s > request.slo.ttft_s and local_s > remote.total_s
         if local_s > margin * remote.total_s or misses_target:
-            return _keep(candidates, remote, Reason.FASTER_ON_PREFILL)
+            return self._keep_or_hold(candidates, remote, Reason.FASTER_ON_PREFILL, cluster)
         node_id = best.node.spec.node_id
+        late_s = best.estimate.queue_s - self.feed_s(best.node)
+        if late_s > 0 and self.hold and cluster.may_hold:
+            return _hold(None, node_id, best.estimate, cluster.now_s + late_s)
         return Decision(
             Route.DEFLECTED,
             Reason.FASTER_ON_DECODE,
@@ -140,9 +161,34 @@ class Headroom:
             mark_chosen(candidates, None, node_id),
         )
 
+    def _keep_or_hold(
+        self, candidates: list[Candidate], remote: _Remote, reason: Reason, cluster: ClusterView
+    ) -> Decision:
+        """Return the decision for the prefill path: now, or held until that node is due."""
+        late_s = remote.estimate.queue_s - self.feed_s(remote.node)
+        if late_s > 0 and self.hold and cluster.may_hold:
+            node_id = remote.node.spec.node_id
+            return _hold(node_id, None, remote.estimate, cluster.now_s + late_s)
+        return _keep(candidates, remote, reason)
+
+    def hold_key(self, request: RequestView, cluster: ClusterView) -> float:
+        # One node stands for all: what counts is the ratio between two prompts.
+        node = (*cluster.prefill, *cluster.decode)[0]
+        work_s = (
+            node.spec.full_step_s
+            / node.spec.step_tokens_max
+            * request.uncached_tokens(node.node_id)
+        )
+        return request.arrival_s + request.slo.ttft_s + self.work_weight * work_s
+
+    def feed_s(self, node: NodeView) -> float:
+        if node.spec.role is Role.PREFILL:
+            return self.feed_steps * node.spec.full_step_s
+        limit_s = budget_s(node)
+        return self.feed_steps * (limit_s if limit_s < inf else node.spec.full_step_s)
+
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
-        node = least_loaded_decode(request, cluster)
-        return node.spec.node_id if node else None
+        return fall_back_decode(request, cluster)
 
     def _via(
         self,
@@ -245,6 +291,20 @@ def _keep(candidates: list[Candidate], remote: _Remote, reason: Reason) -> Decis
         decode_id,
         remote.estimate,
         candidates=mark_chosen(candidates, prefill_id, decode_id),
+    )
+
+
+def _hold(
+    prefill_id: NodeId | None, decode_id: NodeId | None, estimate: TtftEstimate, until_s: float
+) -> Decision:
+    """Return the decision to wait for one node, which is due at `until_s`."""
+    return Decision(
+        Route.HELD,
+        Reason.WORTH_WAITING,
+        prefill_id,
+        decode_id,
+        estimate,
+        hold_until_s=until_s,
     )
 
 

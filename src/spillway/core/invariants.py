@@ -81,6 +81,14 @@ def _check_conservation(dispatcher: Dispatcher) -> None:
             )
         _require(not (state.is_final and live[state]), f"INV-2: a live request is {state.name}")
     _require(live[State.ARRIVED] == 0, "INV-1: a request was left undecided")
+    held = dispatcher._held
+    _require(
+        {one.request.request_id for one in held}
+        == {name for name, one in dispatcher._live.items() if one.state is State.HELD}
+        and len(held) == live[State.HELD],
+        "INV-13: the line of held requests is not those that are held",
+    )
+    _require(not held or held.timer_s < inf, "INV-13: requests are held and no timer is pending")
 
 
 def _check_bookings(dispatcher: Dispatcher) -> None:
@@ -92,6 +100,9 @@ def _check_bookings(dispatcher: Dispatcher) -> None:
             f"{request_id} was started again {tracked.retries} times",
         )
         entry = tracked.entry
+        if tracked.state is State.HELD:
+            _require(entry is None, f"INV-18: {request_id} is held, yet booked")
+            continue
         _require(entry is not None, f"INV-18: {request_id} is live and nowhere booked")
         assert entry is not None
         found = nodes[tracked.node_id]._own.get(entry.dispatch_id)

@@ -15,14 +15,15 @@ class State(IntEnum):
     """Where a request is. From FINISHED on a state is final. Integers index the counters."""
 
     ARRIVED = 0
-    PREFILLING = 1
-    TRANSFERRING = 2
-    DEFLECTED = 3
-    DECODING = 4
-    FINISHED = 5
-    FAILED = 6
-    REJECTED = 7
-    CANCELLED = 8
+    HELD = 1
+    PREFILLING = 2
+    TRANSFERRING = 3
+    DEFLECTED = 4
+    DECODING = 5
+    FINISHED = 6
+    FAILED = 7
+    REJECTED = 8
+    CANCELLED = 9
 
     @property
     def is_final(self) -> bool:
@@ -32,6 +33,7 @@ class State(IntEnum):
 class Trigger(StrEnum):
     """What moves a request along."""
 
+    HOLD = "hold"
     TO_PREFILL = "to_prefill"
     TO_DECODE = "to_decode"
     TO_DEFLECTED = "to_deflected"
@@ -47,6 +49,13 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (_S.ARRIVED, _T.TO_PREFILL): _S.PREFILLING,
     (_S.ARRIVED, _T.TO_DEFLECTED): _S.DEFLECTED,
     (_S.ARRIVED, _T.REJECT): _S.REJECTED,
+    # Held back at the router, on no node.
+    (_S.ARRIVED, _T.HOLD): _S.HELD,
+    (_S.HELD, _T.TO_PREFILL): _S.PREFILLING,
+    (_S.HELD, _T.TO_DEFLECTED): _S.DEFLECTED,
+    (_S.HELD, _T.REJECT): _S.REJECTED,
+    (_S.HELD, _T.FAIL): _S.FAILED,
+    (_S.HELD, _T.CANCEL): _S.CANCELLED,
     # A failed leg is started again elsewhere, on either path.
     (_S.PREFILLING, _T.TO_PREFILL): _S.PREFILLING,
     (_S.PREFILLING, _T.TO_DEFLECTED): _S.DEFLECTED,

@@ -290,6 +290,21 @@ def deflect_or_reject(request: RequestView, cluster: ClusterView) -> Decision:
     )
 
 
+def fall_back(request: RequestView, cluster: ClusterView) -> Decision:
+    """Return what is done when the policy fails: the soonest prefill node, else safe deflection."""
+    nodes = [node for node in cluster.prefill if node.usable]
+    if not nodes:
+        return deflect_or_reject(request, cluster)
+    best = min(nodes, key=lambda node: (node.backlog_until_s, node.spec.node_id))
+    return Decision(Route.PREFILL, Reason.POLICY_FAILED, best.spec.node_id)
+
+
+def fall_back_decode(request: RequestView, cluster: ClusterView) -> NodeId | None:
+    """Return the decode node for a prefilled request when the policy fails, None if none is up."""
+    node = least_loaded_decode(request, cluster)
+    return node.spec.node_id if node else None
+
+
 def mark_chosen(
     candidates: list[Candidate], prefill_node_id: NodeId | None, decode_node_id: NodeId | None
 ) -> tuple[Candidate, ...]:

@@ -157,6 +157,8 @@ class ClusterView:
 
     report_age_max_s: a reporting node that has been silent for longer gets no deflected work.
     decisions: how many requests were decided before this one (round-robin counts with it).
+    may_hold: whether the request may be held back; off when the line is full, when it has waited
+        for too long, and after a failed leg.
     output_tokens_by_class: learned quantile of completed output lengths, per class.
     """
 
@@ -165,4 +167,5 @@ class ClusterView:
     decode: tuple[NodeView, ...] = ()
     report_age_max_s: float = 1.0
     decisions: int = 0
+    may_hold: bool = False
     output_tokens_by_class: dict[str, int] = field(default_factory=dict)

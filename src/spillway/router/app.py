@@ -14,6 +14,7 @@ from spillway.clock import Clock, MonotonicClock
 from spillway.core.decide import Policy
 from spillway.core.dispatcher import Dispatcher, DispatchLimits
 from spillway.core.errors import ConfigError, InvariantViolation, RequestError
+from spillway.core.events import TimerFired
 from spillway.core.policies import build_policy
 from spillway.core.types import NodeId, NodeSpec, Slo
 from spillway.router.admin import Admin
@@ -59,6 +60,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self.broken: asyncio.Future[InvariantViolation] = self._loop.create_future()
         shell.on_violation = self._break
+        shell.on_timer = self._wake_dispatcher
         self._draining = False
         self._listener: asyncio.Server | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -149,6 +151,23 @@ class Server:
             action()
 
         self._timers[name] = self._loop.call_later(interval_s, again)
+
+    def _wake_dispatcher(self, at_s: float) -> None:
+        """Tell the dispatcher that it is `at_s`, then; an earlier wake-up is given up."""
+        pending = self._timers.get("dispatcher")
+        if pending is not None:
+            pending.cancel()
+        wait_s = max(0.0, at_s - self.shell.clock.now_s())
+        self._timers["dispatcher"] = self._loop.call_later(wait_s, self.shell.tell, TimerFired())
+
+    def _sweep(self) -> None:
+        now_s = self.now_s = self.shell.clock.now_s()
+        for conn in [conn for conn in self.connections if conn.deadline_s < now_s]:
+            conn.expire()
+        for pool in self.shell.pools.values():
+            pool.sweep(now_s)
+        self.shell.sweep(now_s)
+        self.intake.sweep(now_s)
 
     def _break(self, violation: InvariantViolation) -> None:
         if not self.broken.done():

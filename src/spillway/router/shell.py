@@ -25,6 +25,7 @@ from spillway.core.events import (
     PrefillFinished,
     RequestArrived,
     RequestFinished,
+    SetTimer,
     StartDecode,
     StartDeflected,
     StartPrefill,
@@ -71,6 +72,7 @@ class Shell:
     on_refused: called with a node that refuses connections, before its request is moved on.
     on_tripped: called with a node that fails too many legs, likewise.
     on_violation: called when the dispatcher finds its own state contradictory.
+    on_timer: called with the moment at which to tell the dispatcher `TimerFired`.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Shell:
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
         self.on_tripped: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
+        self.on_timer: Callable[[float], None] = lambda at_s: None
         self._dispatch_start = f"{DISPATCH_HEADER}: {self.router_id}:".encode()
         self._retry_line = b"retry-after: %d\r\n" % settings.retry_after_s
         self._orders: dict[type, Callable[[Any], None]] = {
@@ -110,6 +113,7 @@ class Shell:
             AbortOnNode: self._abort,
             AnswerError: self._answer_error,
             LogDecision: self._log,
+            SetTimer: self._set_timer,
         }
 
     def tell(self, event: Event) -> None:
@@ -295,6 +299,9 @@ class Shell:
         lines = self._retry_line if order.status == 503 else b""
         exchange.answer_error(order.status, message, order.reason, lines)
 
+    def _set_timer(self, order: SetTimer) -> None:
+        self.on_timer(order.at_s)
+
     def _log(self, order: LogDecision) -> None:
         decision = order.decision
         reason = str(decision.reason)
@@ -347,6 +354,10 @@ class Shell:
         settings = self.settings
         for exchange in list(self.live.values()):
             leg = exchange.leg
+            if leg is None and not exchange.node_id and now_s >= exchange.view.deadline_s:
+                late = Fault.TOO_LATE.value  # held back all the while
+                self.tell(LegFailed(exchange.view.request_id, "", late))
+                continue
             if leg is None or exchange.paused:
                 continue
             if now_s >= exchange.view.deadline_s and not exchange.started:

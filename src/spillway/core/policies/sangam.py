@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from spillway.core.decide import Candidate, Decision, Reason, Route
 from spillway.core.errors import ConfigError
@@ -23,18 +24,20 @@ class Sangam:
     Rule:    a node is overloaded with overload_tokens of outstanding prompt or more, a prefill node
              also without KV room for the prompt. Unless every prefill node is, use the one with the
              fewest outstanding tokens. Else deflect to the decode node with the fewest, if that is
-             not overloaded and KV admission passes. Else wait.
+             not overloaded and KV admission passes. Else wait in a central queue, strictly first
+             in, first out; one that may not wait (any longer) joins the shortest prefill queue.
     Inputs:  outstanding prompt tokens and KV per node, from the ledger (booked at dispatch, so that
              prompts already on their way to decode keep their room). No time, no target.
     Source:  Sangam (arXiv 2607.04206) and its public code; 16384 tokens is its setting.
-    Differs: Sangam holds a request that nobody may take in a central queue, first in, first out;
-             here it joins the shortest prefill queue at once. Its workers save up unspent step
-             budget until a whole prompt fits; ours size each step on their own.
+    Differs: its workers save up unspent step budget until a whole prompt fits; ours size each step
+             on their own.
 
     overload_tokens: outstanding prompt tokens from which on a node is overloaded.
+    hold: the central queue; off lets whom nobody may take join the shortest prefill queue.
     """
 
     overload_tokens: int = 16_384
+    hold: bool = True
     name: str = "sangam"
 
     def __post_init__(self) -> None:
@@ -66,9 +69,16 @@ class Sangam:
             reason=Reason.NO_SAFE_DECODE_NODE, candidates=(*remote.candidates, *vetoed)
         )
         if not able:
-            return remote
+            may_hold = self.hold and cluster.may_hold
+            return Decision(Route.HELD, Reason.WORTH_WAITING) if may_hold else remote
         node = min(able, key=_outstanding)
         return deflect_unguarded(request, cluster, remote, node, Reason.PREFILL_BUSY)
+
+    def hold_key(self, request: RequestView, cluster: ClusterView) -> float:
+        return request.arrival_s
+
+    def feed_s(self, node: NodeView) -> float:
+        return inf if node.backlog_tokens < self.overload_tokens else -inf
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
         node = least_loaded_decode(request, cluster)
