@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import fmean, pstdev
 
 import pytest
@@ -42,6 +43,43 @@ def test_burst_is_heavy_tailed_prompts_over_steady_chat():
     assert fmean(row.output_tokens for row in bursts) == pytest.approx(60, rel=0.05)
 
 
+@pytest.mark.slow
+def test_default_rates_load_two_prefill_nodes_to_about_a_half():
+    """But for chat, which is there to leave them idle. Two nodes do 30,000 prompt tokens/s."""
+    loads = {}
+    for name in FAMILIES:
+        rows = [row for seed in range(3) for row in family(name, seed, 300.0)]
+        loads[name] = sum(row.prompt_tokens for row in rows) / 900 / 30_000
+    assert loads.pop("chat") < 0.15
+    assert all(0.35 < load < 0.65 for load in loads.values()), loads
+
+
+def test_a_conversation_grows_turn_by_turn_on_the_same_prefix():
+    rows = family("sessions", 4, 600.0)
+    sessions: dict[str, list[Row]] = {}
+    for row in rows:
+        sessions.setdefault(row.session_id, []).append(row)
+    assert len(rows) / len(sessions) == pytest.approx(6.0, rel=0.25)  # some are cut at the ends
+    for turns in sessions.values():
+        for before, after in pairwise(turns):
+            assert after.prompt_tokens > before.prompt_tokens + before.output_tokens
+            assert after.prefix_blocks[: len(before.prefix_blocks)] == before.prefix_blocks
+            answered_s = before.arrival_s + before.output_tokens * 0.03
+            assert after.arrival_s == pytest.approx(answered_s + after.think_s)
+        assert len(turns[-1].prefix_blocks) == turns[-1].prompt_tokens // 16
+    starts = {row.prefix_blocks[:64] for row in rows}
+    assert len(starts) == 8  # the system prompts
+    tails = [turns[-1].prefix_blocks[64:] for turns in sessions.values()]
+    assert len({one for tail in tails for one in tail}) == sum(map(len, tails))
+
+
+def test_conversations_are_under_way_at_time_0():
+    rows = family("sessions", 4, 600.0)
+    early = sum(row.arrival_s < 100.0 for row in rows)
+    assert early / 100 == pytest.approx(len(rows) / 600, rel=0.25)
+    assert any(row.think_s > 0 for row in rows[:20])
+
+
 def test_the_same_seed_gives_the_same_rows_and_another_gives_others():
     assert family("burst", 5, 20.0) == family("burst", 5, 20.0)
     assert family("burst", 5, 20.0) != family("burst", 6, 20.0)
@@ -63,7 +101,7 @@ def test_a_longer_run_begins_with_the_shorter_one():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'brust' is unknown.*burst.*hphd"):
+    with pytest.raises(ConfigError, match=r"'brust' is unknown; did you mean 'burst'\?.*hphd"):
         family("brust", 0, 10.0)
     with pytest.raises(ConfigError, match="rate"):
         family("burst", 0, 10.0, -1.0)

@@ -22,6 +22,7 @@ from spillway.cli import (
     replay,
     serve,
     simulate,
+    trace,
     up,
 )
 from spillway.core.errors import ConfigError, NodeError
@@ -65,6 +66,7 @@ def build_app() -> typer.Typer:
     app.command(rich_help_panel=panel)(load.load)
     app.command(rich_help_panel=panel)(profile.profile)
     app.command(rich_help_panel=panel)(fit.fit)
+    app.add_typer(trace.build_trace_app(), rich_help_panel=panel)
     panel = "Look up"
     app.command(rich_help_panel=panel)(listings.policies)
     app.command(rich_help_panel=panel)(listings.profiles)

@@ -48,8 +48,8 @@ Synthetic = Annotated[
     typer.Option(
         "--synthetic",
         metavar="FAMILY",
-        help="Draw a workload instead: burst, chat, lpld, lphd, hpld or hphd "
-        "(low/high prefill, low/high decode).",
+        help="Draw a workload instead: burst, chat, lpld, lphd, hpld, hphd "
+        "(low/high prefill, low/high decode) or sessions (multi-turn).",
         rich_help_panel=WORKLOAD,
     ),
 ]

@@ -1,25 +1,35 @@
 """Named synthetic workloads, usable from the command line.
 
 Lengths and shapes follow the families by which prefill deflection is usually judged: low or high
-prefill with low or high decode, and a long-tailed burst. Default rates load two prefill nodes of an
-8B model on A100 (about 15,000 prompt tokens/s each) to roughly half on average, so that queues form
-in bursts and go away again.
+prefill with low or high decode, and a long-tailed burst; beside them steady chat, and conversations
+whose turns share their prefix. Default rates load two prefill nodes of an 8B model on A100 (about
+15,000 prompt tokens/s each, nothing cached) to roughly half on average, so that queues form in
+bursts and go away again. docs/workloads.md has the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import NamedTuple
 
 from spillway.core.errors import ConfigError
+from spillway.wire.codec import did_you_mean
 from spillway.workload.arrivals import Arrivals, Gamma, OnOff, Poisson
 from spillway.workload.lengths import Lengths, Lognormal
+from spillway.workload.parsing import by_arrival
 from spillway.workload.row import Row
 from spillway.workload.seeds import stream
 
+BLOCK_TOKENS = 16  # of shared prefixes, as engines cache them
+BLOCKS_MAX = 1 << 20  # ids that one conversation, or one system prompt, may use
+TURNS_MAX = 100
+USUAL_OUTPUT_TOKENS = 200  # for the length of warming up, which need not be exact
+WARM_UP_SESSIONS = 4.0  # mean session lengths before time 0, so that time 0 is like any other
+
 
 class Part(NamedTuple):
-    """One kind of request within a family. share_frac: of the family's requests."""
+    """Requests that stand alone. share_frac: of the family's requests."""
 
     class_name: str
     share_frac: float
@@ -27,13 +37,99 @@ class Part(NamedTuple):
     prompt: Lengths
     output: Lengths
 
+    def draw(self, seed: int, purpose: str, rate_per_s: float, duration_s: float) -> list[Row]:
+        """Return the rows. Arrivals, prompts and outputs have streams of their own."""
+        arrivals_s = self.arrivals.draw(stream(seed, f"{purpose}.arrivals"), rate_per_s, duration_s)
+        prompts, outputs = stream(seed, f"{purpose}.prompt"), stream(seed, f"{purpose}.output")
+        return [
+            Row(arrival_s, self.prompt.draw(prompts), self.output.draw(outputs), self.class_name)
+            for arrival_s in arrivals_s
+        ]
+
+
+class Conversations(NamedTuple):
+    """Sessions whose every prompt is the whole conversation so far and one more question.
+
+    A session opens with one of `systems` system prompts of `system_tokens`. It has a geometric
+    number of turns with mean `turns_mean`, and ends when a prompt would exceed
+    `prompt_tokens_max`. The next question comes after the answer, taken to be written at
+    `output_token_s` per token, and an exponential pause of mean `think_mean_s`. Sessions start as a
+    Poisson process.
+    """
+
+    class_name: str
+    share_frac: float
+    turns_mean: float
+    systems: int
+    system_tokens: int
+    question: Lengths
+    output: Lengths
+    think_mean_s: float
+    output_token_s: float
+    prompt_tokens_max: int
+
+    def draw(self, seed: int, purpose: str, rate_per_s: float, duration_s: float) -> list[Row]:
+        """Return the turns that arrive in [0, duration_s). Cost: also the sessions of warming up.
+
+        Sessions that began before time 0 are cut at it, so the rate is the same from the start.
+        """
+        turn_s = self.think_mean_s + USUAL_OUTPUT_TOKENS * self.output_token_s
+        warm_up_s = WARM_UP_SESSIONS * self.turns_mean * turn_s
+        starts = stream(seed, f"{purpose}.arrivals")
+        starts_s = Poisson().draw(starts, rate_per_s / self.turns_mean, warm_up_s + duration_s)
+        rows: list[Row] = []
+        for number, start_s in enumerate(starts_s):
+            session_id = f"{self.class_name}-{number}"
+            rows += self._session(seed, f"{purpose}.{number}", session_id, number, start_s)
+        moved = (row._replace(arrival_s=row.arrival_s - warm_up_s) for row in rows)
+        return [row for row in moved if 0.0 <= row.arrival_s < duration_s]
+
+    def _session(
+        self, seed: int, purpose: str, session_id: str, number: int, start_s: float
+    ) -> list[Row]:
+        rng = stream(seed, purpose)
+        system = rng.randrange(self.systems)
+        first_ids = (system * BLOCKS_MAX, (self.systems + number) * BLOCKS_MAX)
+        rows: list[Row] = []
+        at_s, think_s, history_tokens = start_s, 0.0, self.system_tokens
+        for turn in count(1):
+            prompt_tokens = history_tokens + self.question.draw(rng)
+            if prompt_tokens > self.prompt_tokens_max or turn > TURNS_MAX:
+                break
+            output_tokens = self.output.draw(rng)
+            blocks = self._blocks(prompt_tokens, *first_ids)
+            rows.append(
+                Row(
+                    at_s,
+                    prompt_tokens,
+                    output_tokens,
+                    self.class_name,
+                    blocks,
+                    BLOCK_TOKENS,
+                    session_id,
+                    think_s,
+                )
+            )
+            if rng.random() < 1.0 / self.turns_mean:
+                break
+            history_tokens = prompt_tokens + output_tokens
+            think_s = rng.expovariate(1.0 / self.think_mean_s)
+            at_s += output_tokens * self.output_token_s + think_s
+        return rows
+
+    def _blocks(self, prompt_tokens: int, system_id: int, session_id: int) -> tuple[int, ...]:
+        """Return the ids of the whole blocks: those of the system prompt, then the session's."""
+        whole, shared = prompt_tokens // BLOCK_TOKENS, self.system_tokens // BLOCK_TOKENS
+        system_ids = range(system_id, system_id + min(whole, shared))
+        return (*system_ids, *range(session_id + shared, session_id + max(whole, shared)))
+
 
 class Family(NamedTuple):
     """summary: one line for `--help`. rate_per_s: used when none is asked for."""
 
     summary: str
     rate_per_s: float
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Conversations, ...]
 
 
 def _grid(prompt_tokens: float, output_tokens: float) -> tuple[Part, ...]:
@@ -65,6 +161,24 @@ FAMILIES: Mapping[str, Family] = {
     "lphd": Family("low prefill, high decode: 800 in, 250 out", 14.0, _grid(800.0, 250.0)),
     "hpld": Family("high prefill, low decode: 4k in, 60 out", 3.6, _grid(4_000.0, 60.0)),
     "hphd": Family("high prefill, high decode: 4k in, 250 out", 3.6, _grid(4_000.0, 250.0)),
+    "sessions": Family(
+        "conversations of 6 turns on average that share their prefix, and one of 8 system prompts",
+        6.0,
+        (
+            Conversations(
+                "default",
+                1.0,
+                turns_mean=6.0,
+                systems=8,
+                system_tokens=1_024,
+                question=Lognormal(200.0, cv=1.5, tokens_max=4_096),
+                output=Lognormal(200.0, cv=0.7, tokens_max=1_024),
+                think_mean_s=15.0,
+                output_token_s=0.03,
+                prompt_tokens_max=16_384,
+            ),
+        ),
+    ),
 }
 
 
@@ -72,22 +186,15 @@ def family(name: str, seed: int, duration_s: float, rate_per_s: float | None = N
     """Return the rows of a named workload, in order of arrival.
 
     rate_per_s: requests per second over all parts; the family's own when None. Each part draws
-    arrivals, prompts and outputs from streams of its own, so a part added or taken away changes no
-    other. Raises ConfigError on an unknown name, or a rate or duration that is not above 0.
+    from streams of its own, so a part added or taken away changes no other. Raises ConfigError on
+    an unknown name, or a rate or duration that is not above 0.
     """
     if name not in FAMILIES:
-        raise ConfigError(f"workload {name!r} is unknown; it is one of {', '.join(FAMILIES)}")
+        raise ConfigError(f"workload {name!r} is unknown; {did_you_mean(name, list(FAMILIES))}")
     chosen = FAMILIES[name]
     rate_per_s = chosen.rate_per_s if rate_per_s is None else rate_per_s
     rows: list[Row] = []
     for part in chosen.parts:
         purpose = f"synthetic.{name}.{part.class_name}"
-        arrivals_s = part.arrivals.draw(
-            stream(seed, f"{purpose}.arrivals"), rate_per_s * part.share_frac, duration_s
-        )
-        prompts, outputs = stream(seed, f"{purpose}.prompt"), stream(seed, f"{purpose}.output")
-        rows += [
-            Row(arrival_s, part.prompt.draw(prompts), part.output.draw(outputs), part.class_name)
-            for arrival_s in arrivals_s
-        ]
-    return sorted(rows, key=lambda row: row.arrival_s)
+        rows += part.draw(seed, purpose, rate_per_s * part.share_frac, duration_s)
+    return by_arrival(rows)
