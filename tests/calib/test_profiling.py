@@ -48,7 +48,7 @@ async def test_gaps_can_be_asked_for_and_a_fake_engines_chunk_leaves_the_decodes
 
 
 async def test_what_a_stock_engine_does_not_tell_must_be_said(start) -> None:
-    engine = await start(stock=True)
+    engine = await start(stock=True, kv_capacity_tokens=0)
     with pytest.raises(ConfigError, match="--chunk-tokens"):
         await session(engine.url)
     with pytest.raises(ConfigError, match="--kv-capacity-tokens"):

@@ -3,6 +3,7 @@
 import re
 
 from spillway.fakeengine.metrics import EngineMetrics, Histogram
+from spillway.wire.enginepages import CacheFacts, read_metrics
 
 SAMPLE = re.compile(r'^([a-z_:]+)\{([a-z_]+="[^"]*",?)+\} (\S+)$')
 
@@ -38,6 +39,18 @@ def test_every_name_a_scraper_of_vllm_looks_for_is_there():
     assert values[f"vllm:inter_token_latency_seconds_count{label}"] == 0
     dropped = 'spillway_fake_dropped_total{model_name="fake",engine="0",reason="kv_expired"}'
     assert values[dropped] == 2
+    assert values[f"vllm:nixl_num_kv_expired_reqs_total{label}"] == 2
+
+
+def test_the_kv_cache_is_told_as_vllm_does():
+    def told(kv_capacity_tokens):
+        page = EngineMetrics("fake").page(
+            running=0, waiting=0, kv_used_tokens=0, kv_capacity_tokens=kv_capacity_tokens
+        )
+        return read_metrics(page)
+
+    assert told(1000) == CacheFacts(1000, 16, prefix_caching=False, has_nixl=True)
+    assert told(0).kv_capacity_tokens is None
 
 
 def test_buckets_are_cumulative_and_a_bound_belongs_to_its_bucket():

@@ -7,6 +7,8 @@ import json
 import aiohttp
 import pytest
 
+from spillway.core.types import Role
+from spillway.wire.enginepages import read_server_info
 from spillway.wire.report import decode
 
 PROMPT = [11, 22, 33, 44]
@@ -242,3 +244,17 @@ async def test_a_killed_engine_breaks_its_streams(start, client):
             await answer.read()
     with pytest.raises(aiohttp.ClientConnectionError):
         await client.get(engine, "/health")
+
+
+@pytest.mark.parametrize(("stock", "has_plugin"), [(True, False), (False, True)])
+async def test_development_pages_tell_the_settings(start, client, stock, has_plugin):
+    hidden = await start(stock=stock)
+    async with client.session.get(hidden.url + "/server_info") as answer:
+        assert answer.status == 404
+    engine = await start(stock=stock, dev_mode=True, chunk_tokens_max=320, seqs_max=100)
+    async with client.session.get(engine.url + "/server_info?config_format=json") as answer:
+        info = read_server_info(await answer.read())
+    assert info.scheduler_config.chunk_tokens_max == 320
+    assert info.scheduler_config.max_num_seqs == 100
+    assert info.scheduler_config.has_plugin is has_plugin
+    assert info.kv_transfer_config.role is Role.DECODE

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import msgspec
 
 from spillway.clock import Clock
 from spillway.core.errors import ConfigError, NodeError
+from spillway.wire.enginepages import read_metrics
 from spillway.wire.order import XARGS_KEY, EngineOrder, encode_order
 from spillway.wire.report import REPORTS_PATH, TBT_HEADER, NodeReport, decode
 
@@ -30,8 +30,6 @@ TBT_TARGET_S = 3600.0  # so loose that no plug-in makes a chunk smaller for it
 REPORT_READER = "calibration"  # how we name ourselves where a router would
 VOCABULARIES = (16_384, 4096, 1024, 256)  # sizes to try, largest first; no prompt needs more
 SPECIAL_IDS_FRAC = 0.0625  # at the start of a vocabulary, where special tokens and bytes are
-_CACHE_FACTS = re.compile(r"vllm:cache_config_info\{([^}]*)\}")
-_COUNT = re.compile(r'(\w+)="(\d+)"')
 
 
 class NoReports(NodeError):
@@ -255,8 +253,4 @@ class EngineClient:
         """Return the KV room as vLLM's metrics give it: in tokens, or as blocks of a size."""
         async with self._session.get(f"{self.url}/metrics") as answer:
             page = await answer.text() if answer.status == 200 else ""
-        if not (found := _CACHE_FACTS.search(page)):
-            return None
-        facts = {name: int(value) for name, value in _COUNT.findall(found[1])}
-        by_blocks = facts.get("num_gpu_blocks", 0) * facts.get("block_size", 0)
-        return facts.get("kv_cache_size_tokens", by_blocks) or None
+        return read_metrics(page).kv_capacity_tokens

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from spillway.cli import (
+    check,
     demo,
     engine,
     explain,
@@ -59,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command(rich_help_panel=panel)(engine.engine)
     panel = "Run it"
     app.command(rich_help_panel=panel)(serve.serve)
+    app.command(rich_help_panel=panel)(check.check)
     app.command(rich_help_panel=panel)(explain.explain)
     app.command(rich_help_panel=panel)(replay.replay)
     panel = "Measure"

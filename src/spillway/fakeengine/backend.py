@@ -14,6 +14,7 @@ import aiohttp
 
 from spillway.clock import Clock
 from spillway.core.errors import NodeError
+from spillway.core.types import Role
 from spillway.fakeengine.answering import Envelope
 from spillway.fakeengine.asking import Ask, AskLimits, Orders
 from spillway.fakeengine.flight import Flight
@@ -237,6 +238,23 @@ class Backend:
             kv_used_tokens=state.kv_used_tokens,
             kv_capacity_tokens=state.kv_capacity_tokens,
         )
+
+    def server_info(self) -> dict[str, Any]:
+        """Return the part of vLLM's `/server_info` that says how it schedules and hands KV over."""
+        spec = self.spec
+        is_prefill = spec.role is Role.PREFILL
+        scheduler = {
+            "max_num_batched_tokens": spec.step_tokens_max if is_prefill else spec.chunk_tokens_max,
+            "max_num_seqs": spec.seqs_max,
+            "long_prefill_token_threshold": 0,
+            "enable_chunked_prefill": True,
+            "scheduler_cls": None if self.settings.stock else "spillway.engine.scheduler.make",
+        }
+        transfer = {
+            "kv_connector": "NixlConnector",
+            "kv_role": "kv_producer" if is_prefill else "kv_consumer",
+        }
+        return {"vllm_config": {"scheduler_config": scheduler, "kv_transfer_config": transfer}}
 
     def _context_tokens_max(self) -> int:
         """Return the longest prompt plus output that the node can ever hold."""

@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 
+from spillway.fakeengine.kvparams import BLOCK_TOKENS
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # vLLM's bucket bounds, seconds (vllm/v1/metrics, 0.32).
@@ -82,6 +84,12 @@ class EngineMetrics:
             "# TYPE vllm:inter_token_latency_seconds histogram",
             *self.gap.lines("vllm:inter_token_latency_seconds", self._label),
             *self._many("vllm:request_success_total", "finished_reason", self.finished),
+            *self._one(
+                "vllm:nixl_num_kv_expired_reqs_total", "counter", self.dropped["kv_expired"]
+            ),
+            "# TYPE vllm:cache_config_info gauge",
+            f'vllm:cache_config_info{{block_size="{BLOCK_TOKENS}",enable_prefix_caching="False",'
+            f'engine="0",kv_cache_size_tokens="{kv_capacity_tokens or None}"}} 1.0',
             *self._many("spillway_fake_dropped_total", "reason", self.dropped),
             *self._one("spillway_fake_late_seconds_max", "gauge", f"{self.late_s_max:.6g}"),
         ]

@@ -43,6 +43,8 @@ def make_app(backend: Backend) -> web.Application:
     )
     if not backend.settings.stock:
         app.add_routes([web.get(REPORTS_PATH, server.reports)])
+    if backend.settings.dev_mode:
+        app.add_routes([web.get("/server_info", server.server_info)])
     return app
 
 
@@ -143,6 +145,9 @@ class _Server:
 
     async def version(self, request: web.Request) -> web.Response:
         return _json(encode_json({"version": f"{__version__}+fake"}))
+
+    async def server_info(self, request: web.Request) -> web.Response:
+        return _json(encode_json(self._backend.server_info()))
 
     async def metrics(self, request: web.Request) -> web.Response:
         page = self._backend.metrics_page()

@@ -31,6 +31,7 @@ class EngineSettings:
         and reports keep wall-clock time.
     lease_s: how long prefilled KV waits to be pulled.
     stock: behave as vLLM without the plug-in: no reports, static chunks.
+    dev_mode: show the start-up settings on /server_info, as VLLM_SERVER_DEV_MODE=1 does.
     records: file for one JSON line per request; None writes none.
     natural_output_tokens: where the fake model stops when the client sets no limit.
     requests_max: under way at once; further ones are answered 503.
@@ -58,6 +59,7 @@ class EngineSettings:
     time_scale: float = 1.0
     lease_s: float = LEASE_S
     stock: bool = False
+    dev_mode: bool = False
     records: str | None = None
     context_tokens_max: int = 131_072
     natural_output_tokens: int = 128
