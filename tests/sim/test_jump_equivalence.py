@@ -106,7 +106,7 @@ def summary(outcomes: list[Outcome]) -> list[tuple[str, str, int, int]]:
 def test_jumps_equal_single_steps(role: Role) -> None:
     work = {"segments": 0, "steps": 0, "preemptions": 0, "late": 0}
     # Two that fit together at first and not to the end: what is drawn need not preempt.
-    two = [Order(0, "local", Job("", 2600, 500, 0.0131, 0, 0, ()), None)] * 2
+    two = [Order(0, "local", Job("", 2600, 500, 0.0131), None)] * 2
 
     @settings(max_examples=80, deadline=None, derandomize=True)
     @given(spec=specs(role), script=orders(role))

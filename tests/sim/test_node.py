@@ -35,15 +35,6 @@ def test_a_long_prompt_takes_several_steps_and_one_jump() -> None:
     assert (node.steps, node.segments) == (5, 2)
 
 
-def test_a_cached_prefix_is_not_computed_but_the_last_token_always_is() -> None:
-    node = round_node(Role.PREFILL)
-    node.submit_prefill(job("a", 1000, 1, cached_tokens=900), 0.0)
-    node.submit_prefill(job("b", 500, 1, cached_tokens=500), 0.0)
-    outcomes = finish(node)
-    expected_s = step_of(0, 0, [(100, 900), (1, 499)])
-    assert times(outcomes, PrefillDone) == pytest.approx({"a": expected_s, "b": expected_s})
-
-
 def test_what_arrives_in_a_step_waits_for_its_end() -> None:
     node = round_node(Role.PREFILL)
     node.submit_prefill(job("a", 1000, 1), 0.0)

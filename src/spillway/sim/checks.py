@@ -88,7 +88,9 @@ def check_flight(flight: Flight, record: RequestRecord) -> None:
     request_id, decode = record.request_id, flight.decode
     if record.route == DEFLECTED and decode is not None:
         require(decode.kv_arrived_s is None, f"INV-10: {request_id} is deflected and pulled its KV")
-    moments = [("arrival", record.arrival_s), ("decision", flight.decided_s)]
+    moments = [("arrival", record.arrival_s)]
+    if flight.decided_s >= 0.0 or record.outcome != "cancelled":  # it may have left while held
+        moments.append(("decision", flight.decided_s))
     if record.ttft_s is not None:
         assert decode is not None
         first = decode if decode.kv_arrived_s is None else flight.prefill

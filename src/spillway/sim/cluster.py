@@ -34,9 +34,10 @@ from spillway.core.events import (
     StartPrefill,
     TimerFired,
 )
+from spillway.core.prefixes import PrefixIndex
 from spillway.core.types import NodeId, RequestId
 from spillway.sim.faults import Fault, NodeDies, NodeSlows
-from spillway.sim.flights import Flight, Transfer
+from spillway.sim.flights import Flight
 from spillway.sim.kernel import Kernel
 from spillway.sim.node import SimNode
 from spillway.sim.port import Port
@@ -50,6 +51,7 @@ from spillway.sim.residents import (
     PullStarted,
     Resident,
 )
+from spillway.sim.transfers import Transfers
 
 AT_ONCE = frozenset({LogDecision, AnswerError, SetTimer})  # orders that reach no node
 WAKE_RANK = 1  # a step that ends now sees what arrives now
@@ -60,6 +62,7 @@ class Cluster:
 
     done: called with each flight that has reached its end. A cancelled or failed stream may get a
         few figures more until the step under way ends.
+    prefixes: what the router remembers of prompts sent where; None when it does not.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Cluster:
         *,
         done: Callable[[Flight], None],
         order_delay_s: float = 0.0,
+        prefixes: PrefixIndex | None = None,
     ) -> None:
         self.kernel = kernel
         self.dispatcher = dispatcher
@@ -78,9 +82,11 @@ class Cluster:
         self.reports = reports
         self.flights: dict[RequestId, Flight] = {}
         self.order_delay_s = order_delay_s
+        self.prefixes = prefixes
         self.preemptions = 0
         self.on_decision: Callable[[LogDecision], None] | None = None
         self._done = done
+        self._transfers = Transfers(kernel, self._landed)
         self._orders: dict[type, Callable[[Any], None]] = {
             LogDecision: self._log,
             StartPrefill: self._start_prefill,
@@ -175,7 +181,8 @@ class Cluster:
             flight.held_at = port
             self._obey(handle(PrefillFinished(request_id), now_s))
         elif kind is PullStarted:
-            self._send_kv(flight, port)
+            if flight.held_at is not None and flight.moving:  # else the KV is gone
+                self._transfers.start(flight, flight.held_at, port)
         else:
             self.preemptions += 1
 
@@ -214,7 +221,13 @@ class Cluster:
         flight = self._take_order(action)
         if flight is not None:
             request, port = flight.request, self.ports[action.node_id]
-            job = Job(request.request_id, request.prompt_tokens, 1, inf, 0, action.dispatch_id)
+            job = Job(
+                request.request_id,
+                request.prompt_tokens,
+                dispatch_id=action.dispatch_id,
+                blocks=flight.blocks,
+                block_tokens=flight.block_tokens,
+            )
             flight.prefill = self._submit(flight, port, port.node.submit_prefill, job)
 
     def _start_deflected(self, action: StartDeflected) -> None:
@@ -237,36 +250,15 @@ class Cluster:
             flight.moving = True
             flight.decode = self._submit(flight, to, to.node.submit_pull, _decode_job(flight))
 
-    def _send_kv(self, flight: Flight, to: Port) -> None:
-        """The decode node has room: queue the transfer on the prefill node's link."""
-        source = flight.held_at
-        if source is None or not flight.moving:
-            return  # the KV is gone, and the dispatcher is being told
-        kv_bytes = flight.request.prompt_tokens * source.spec.profile.kv_bytes_per_token
-        flight.kv_bytes_moved += kv_bytes
-        leaves = source.link.take(self.kernel.now_s, kv_bytes, to.spec)
-        transfer = Transfer(flight, flight.dispatch_id, source, to, kv_bytes, leaves.end_s)
-        if leaves.begin_s > self.kernel.now_s:
-            self.kernel.at(leaves.begin_s, self._enter_link, transfer)
-        else:
-            self._enter_link(transfer)
-
-    def _enter_link(self, transfer: Transfer) -> None:
-        """The prefill node begins to send: the transfer joins the decode node's queue."""
-        if transfer.holds:
-            source, to = transfer.source, transfer.to
-            enters = to.link.take(self.kernel.now_s, transfer.kv_bytes, source.spec)
-            self.kernel.at(max(transfer.left_s, enters.end_s), self._kv_arrived, transfer)
-
-    def _kv_arrived(self, transfer: Transfer) -> None:
-        if transfer.holds:
-            flight, port, now_s = transfer.flight, transfer.to, self.kernel.now_s
-            flight.moving = False
-            if now_s >= port.next_tick_s:
-                self.reports.before_change(port, now_s)
-            port.node.kv_arrived(flight.request.request_id, now_s)
-            self._changed(port)
-            self._release_kv(flight)
+    def _landed(self, flight: Flight, port: Port) -> None:
+        """The KV has come: the decode node may go on, and the prefill node lets go of it."""
+        now_s = self.kernel.now_s
+        flight.moving = False
+        if now_s >= port.next_tick_s:
+            self.reports.before_change(port, now_s)
+        port.node.kv_arrived(flight.request.request_id, now_s)
+        self._changed(port)
+        self._release_kv(flight)
 
     def _abort(self, action: AbortOnNode) -> None:
         self._drop(self.ports[action.node_id], action.request_id)
@@ -297,6 +289,8 @@ class Cluster:
         flight.moving = False
         flight.dispatch_id = action.dispatch_id
         flight.node_id = action.node_id
+        if flight.blocks and self.prefixes is not None:
+            self.prefixes.note(action.node_id, flight.blocks, self.kernel.now_s)
         return flight
 
     def _submit(
@@ -363,6 +357,8 @@ class Cluster:
         port.alive = False
         port.due_s = inf
         port.node.fail(now_s)
+        if self.prefixes is not None:
+            self.prefixes.forget(port.node_id)
         self._obey(self.dispatcher.handle(NodeLost(port.node_id, "died"), now_s))
         for flight in list(self.flights.values()):
             if flight.held_at is port:
@@ -397,7 +393,8 @@ def _decode_job(flight: Flight, chunks: tuple[tuple[int, int], ...] = ()) -> Job
         request.prompt_tokens,
         flight.output_tokens,
         request.slo.tbt_s,
-        0,
         flight.dispatch_id,
         chunks,
+        flight.blocks,
+        flight.block_tokens,
     )

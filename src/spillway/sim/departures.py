@@ -28,7 +28,7 @@ def make_room(node: SimNode, at_s: float, outcomes: list[Outcome]) -> None:
             victim.last_token_s = at_s if victim.generated_tokens else None
         else:
             node.prompts.drop(victim)
-            node.kv.give(victim.target_tokens + 1)
+            node.kv.leave(victim, victim.target_tokens + 1)
         victim.phase = QUEUED
         victim.computed_tokens = 0
         victim.target_tokens = victim.prompt_tokens + victim.generated_tokens
@@ -47,7 +47,7 @@ def bury(node: SimNode, at_s: float) -> None:
             resident.last_token_s = at_s
         elif resident.phase is PREFILLING:
             node.prompts.drop(resident)
-            node.kv.give(resident.target_tokens + 1)
+            node.kv.leave(resident, resident.target_tokens + 1)
         resident.phase = GONE
     node.doomed.clear()
 
@@ -71,4 +71,4 @@ def _leave_batch(node: SimNode, resident: Resident) -> None:
         node.batch.fresh.remove(resident)
         node.batch.follow(resident)
     node.batch.remove(resident)
-    node.kv.give(resident.prompt_tokens + resident.generated_tokens)
+    node.kv.leave(resident, resident.prompt_tokens + resident.generated_tokens)

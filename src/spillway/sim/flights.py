@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from spillway.core.prefixes import Chain
 from spillway.core.types import NodeId, RequestView
 from spillway.sim.port import Port
 from spillway.sim.residents import Resident
@@ -17,9 +16,12 @@ class Flight:
     prefill: its prefill leg, if any; decode: where its tokens came from.
     held_at: the prefill node that keeps its KV until it has been pulled.
     outcome: "" while it is under way.
+    blocks, block_tokens: the chain of its prompt's full leading blocks (`core.prefixes`).
     """
 
     __slots__ = (
+        "block_tokens",
+        "blocks",
         "decided_s",
         "decode",
         "dispatch_id",
@@ -38,10 +40,19 @@ class Flight:
         "route",
     )
 
-    def __init__(self, index: int, request: RequestView, output_tokens: int) -> None:
+    def __init__(
+        self,
+        index: int,
+        request: RequestView,
+        output_tokens: int,
+        blocks: Chain = (),
+        block_tokens: int = 0,
+    ) -> None:
         self.index = index
         self.request = request
         self.output_tokens = output_tokens
+        self.blocks = blocks
+        self.block_tokens = block_tokens
         self.decided_s = -1.0
         self.route = ""
         self.reason = ""
@@ -60,23 +71,6 @@ class Flight:
     def streaming(self) -> bool:
         """Say whether the client has seen a token."""
         return self.decode is not None and self.decode.first_token_s is not None
-
-
-class Transfer(NamedTuple):
-    """KV on its way. left_s: when the last byte leaves the prefill node."""
-
-    flight: Flight
-    dispatch_id: int
-    source: Port
-    to: Port
-    kv_bytes: int
-    left_s: float
-
-    @property
-    def holds(self) -> bool:
-        """Say whether the order it serves still stands."""
-        flight = self.flight
-        return not flight.outcome and flight.moving and flight.dispatch_id == self.dispatch_id
 
 
 def record_of(flight: Flight) -> RequestRecord:

@@ -24,6 +24,7 @@ from spillway.sim.batch import DecodeBatch
 from spillway.sim.departures import bury, lose_all, make_room
 from spillway.sim.jumps import Segment, ramp_s, steps_reaching
 from spillway.sim.kv import KvPool
+from spillway.sim.prefix_cache import CacheCounts, PrefixPool
 from spillway.sim.prompts import SKIPS_MAX, STEPS_UNLIMITED, Prompts
 from spillway.sim.pulls import admit
 from spillway.sim.residents import (
@@ -58,6 +59,7 @@ class SimNode:
     world: what its steps really cost. Default: exactly what the profile says.
     gaps: where token gaps are counted; several nodes may share one.
     per_token: one segment per step, and a `Tokens` outcome for every token.
+    prefix_cache: whether KV of past prompts serves those that begin alike (`prefix_cache.py`).
 
     segments, steps, preemptions: work counts. recent_steps: the last ones, of a per-token node.
     """
@@ -70,6 +72,7 @@ class SimNode:
         gaps: GapHistogram | None = None,
         per_token: bool = False,
         skips_max: int = SKIPS_MAX,
+        prefix_cache: bool = False,
     ) -> None:
         self.spec = spec
         self.node_id = spec.node_id
@@ -81,6 +84,7 @@ class SimNode:
         self.preemptions = 0
         self.dispatch_seen = 0
         self._skips_max = skips_max
+        self.cache_counts = CacheCounts() if prefix_cache else None
         self._orders = 0
         self._pending: list[Outcome] = []
         self.segment = Segment()
@@ -90,7 +94,8 @@ class SimNode:
         self.segment.steps = 0
         self.segment.end_s = inf
         self.batch = DecodeBatch(self.gaps)
-        self.kv = KvPool(self.spec.kv_capacity_tokens)
+        capacity_tokens, counts = self.spec.kv_capacity_tokens, self.cache_counts
+        self.kv = PrefixPool(capacity_tokens, counts) if counts else KvPool(capacity_tokens)
         self.prompts = Prompts(self.spec, self.batch, self.kv, self._skips_max)
         self.arrived: deque[Resident] = deque()
         self.pulls = 0
@@ -141,6 +146,7 @@ class SimNode:
         self._catch_up(now_s)
         resident = self.members[request_id]
         resident.phase = LANDED
+        self.kv.publish(resident)
         resident.kv_arrived_s = now_s
         self.pulls -= 1
         self.landed.append(resident)
@@ -153,7 +159,7 @@ class SimNode:
         if resident is not None and resident.phase is HELD:
             del self.members[request_id]
             resident.phase = GONE
-            self.kv.give(resident.prompt_tokens)
+            self.kv.leave(resident, resident.prompt_tokens)
             if self.prompts.queued:
                 self._wake(now_s, for_prompt=True)
 
@@ -181,7 +187,7 @@ class SimNode:
                 self.pulls -= 1
             elif phase is LANDED:
                 self.landed.remove(resident)
-            self.kv.give(resident.prompt_tokens)
+            self.kv.leave(resident, resident.prompt_tokens)
         resident.phase = GONE
         if self.prompts.queued or self.arrived:
             self._wake(now_s)  # what waited behind it may now have its turn
@@ -306,7 +312,7 @@ class SimNode:
                 resident.phase = GONE
                 resident.last_token_s = at_s
                 del self.members[resident.request_id]
-                self.kv.give(resident.prompt_tokens + resident.generated_tokens)
+                self.kv.leave(resident, resident.prompt_tokens + resident.generated_tokens)
                 outcomes.append(Finished(resident, at_s))
 
     def _wake(self, now_s: float, *, for_prompt: bool = False) -> None:

@@ -68,6 +68,8 @@ class Prompts:
 
     def push(self, resident: Resident, *, first: bool = False) -> None:
         """Queue a prompt, at the head if `first`."""
+        if resident.job.blocks:
+            resident.computed_tokens = self._kv.cached_tokens(resident)
         if first:
             self.queued.appendleft(resident)
         else:
@@ -134,7 +136,8 @@ class Prompts:
 
     def _fits(self, resident: Resident) -> bool:
         """Say whether there is room for the prompt, its token, and a step of the batch beside."""
-        return self._kv.free_tokens > resident.target_tokens + self._batch.seqs
+        kv = self._kv
+        return kv.free_tokens > kv.needed_tokens(resident) + self._batch.seqs
 
     def _start_next(self) -> Resident | None:
         queued = self.queued
@@ -144,7 +147,11 @@ class Prompts:
         if not self._fits(resident):
             return None
         queued.popleft()
-        self._kv.take(resident.target_tokens + 1)
+        cached_tokens = self._kv.enter(resident, resident.target_tokens + 1)
+        if cached_tokens != resident.computed_tokens:  # it was another when the prompt was queued
+            self._count(resident, -1)
+            resident.computed_tokens = cached_tokens
+            self._count(resident, 1)
         resident.phase = PREFILLING
         self.running.append(resident)
         return resident
@@ -153,7 +160,11 @@ class Prompts:
 
     def _take(self, resident: Resident, chunk_tokens: int) -> None:
         self.chunks.append((resident, chunk_tokens))
-        self.pairs += token_pairs(chunk_tokens, resident.computed_tokens)
+        done_tokens = resident.computed_tokens
+        self.pairs += token_pairs(chunk_tokens, done_tokens)
+        if resident.job.blocks and done_tokens + chunk_tokens >= resident.target_tokens:
+            # As in vLLM, who comes later in this very step can already share what it computes.
+            self._kv.publish(resident)
 
     def _pick_literal(self, head: Resident, chunk_tokens: int, steps: int) -> None:
         remaining = head.target_tokens - head.computed_tokens

@@ -31,10 +31,10 @@ def admit(node: SimNode, at_s: float, outcomes: list[Outcome]) -> None:
         resident = arrived[0]
         # Room for the prompt, and for a step of the batch with it and what is on its way.
         coming = node.pulls + len(landed)
-        if kv.free_tokens <= resident.prompt_tokens + batch.seqs + coming:
+        if kv.free_tokens <= kv.needed_tokens(resident) + batch.seqs + coming:
             return
         arrived.popleft()
-        kv.take(resident.prompt_tokens)
+        resident.computed_tokens = kv.enter(resident, resident.prompt_tokens)
         if resident.kv_arrived_s is not None:
             _join(node, resident, at_s)
         else:

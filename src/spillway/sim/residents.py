@@ -6,6 +6,7 @@ from enum import IntEnum
 from math import inf
 from typing import NamedTuple
 
+from spillway.core.prefixes import Chain
 from spillway.core.types import RequestId
 
 
@@ -13,18 +14,19 @@ class Job(NamedTuple):
     """The order a driver gives to a node.
 
     output_tokens: the true length; only the simulated engine knows it.
-    cached_tokens: leading prompt tokens whose KV the node already holds.
     chunks: ((chunk_tokens, steps), ...) to follow literally, or () to let the node size chunks.
     dispatch_id: the dispatcher's number of this order, echoed by `NodeState.dispatch_seen`.
+    blocks: chain of the prompt's full leading blocks of `block_tokens` tokens (`core.prefixes`).
     """
 
     request_id: RequestId
     prompt_tokens: int
     output_tokens: int = 1
     slo_tbt_s: float = inf
-    cached_tokens: int = 0
     dispatch_id: int = 0
     chunks: tuple[tuple[int, int], ...] = ()
+    blocks: Chain = ()
+    block_tokens: int = 0
 
 
 class Phase(IntEnum):
@@ -59,8 +61,10 @@ class Resident:
     """A request on a node: its order, progress, timings and token gaps.
 
     local: it decodes here after its prefill; False for the prefill leg of another node's decode.
-    computed_tokens, target_tokens: prefill progress; the target grows by what a preempted request
-        had generated. generated_tokens: tokens emitted as of `join_step` (exact once it left).
+    computed_tokens, target_tokens: prefill progress, what was found in the cache included; the
+        target grows by what a preempted request had generated. held_blocks: leading blocks of its
+        job that it shares with others, or could. generated_tokens: tokens emitted as of
+        `join_step` (exact once it left).
     *_s: None until it happened. started_s: its first chunk began. prefill_done_s: its last chunk
         ended. pull_s, kv_arrived_s, admitted_s: pulled requests only: room was booked, the KV had
         come, it joined the batch. last_token_s, gap*: current once it has left the batch.
@@ -76,6 +80,7 @@ class Resident:
         "gap_max_s",
         "gaps_late",
         "generated_tokens",
+        "held_blocks",
         "job",
         "join_step",
         "kv_arrived_s",
@@ -105,8 +110,8 @@ class Resident:
         self.phase = phase
         self.local = local
         self.doomed = False
-        # The last prompt token is always computed: its logits are what is sampled.
-        self.computed_tokens = min(job.cached_tokens, prompt_tokens - 1)
+        self.computed_tokens = 0
+        self.held_blocks = 0
         self.target_tokens = prompt_tokens
         self.generated_tokens = 0
         self.chunk_steps_done = 0

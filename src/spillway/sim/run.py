@@ -13,7 +13,8 @@ from spillway.core.errors import InvariantViolation
 from spillway.core.events import LogDecision
 from spillway.core.lifecycle import State
 from spillway.core.policies import build_policy
-from spillway.core.types import NodeSpec, RequestView, Role
+from spillway.core.prefixes import Chain, PrefixIndex, chain_blocks
+from spillway.core.types import NodeId, NodeSpec, RequestView, Role
 from spillway.sim.checks import TapedDispatcher, check_cluster, check_end, check_flight, check_log
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight, record_of
@@ -29,10 +30,14 @@ from spillway.workload.seeds import stream
 
 EVENTS_PER_REQUEST_MAX = 20_000  # a run that needs more is not going to end
 EVENTS_MIN = 1_000_000
+BLOCKS_MAX = 1 << 20  # remembered of a node whose KV room is not known
 
 
 class Work(NamedTuple):
-    """What a run did: counts, never times."""
+    """What a run did: counts, never times.
+
+    prefix_*_tokens: prompt tokens that nodes looked up in their prefix caches, and found there.
+    """
 
     events: int
     steps: int
@@ -43,6 +48,9 @@ class Work(NamedTuple):
     reports_lost: int
     ignored_events: int
     policy_failures: int
+    prefix_asked_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    evicted_blocks: int = 0
 
 
 class RunOutput(NamedTuple):
@@ -127,6 +135,8 @@ class Simulation:
             rng=stream(seed, "sim.reports"),
             tell=self.dispatcher.handle,
         )
+        # Rows without prefix blocks cost nothing.
+        self._shares = any(row.prefix_blocks for row in rows)
         self.cluster = Cluster(
             self.kernel,
             self.dispatcher,
@@ -134,6 +144,7 @@ class Simulation:
             reports,
             done=self._ended,
             order_delay_s=scenario.order_delay_s,
+            prefixes=self._index() if self._shares and scenario.prefix_index else None,
         )
         self._listener = on_decision
         self.cluster.on_decision = self._decided if checks else on_decision
@@ -170,6 +181,7 @@ class Simulation:
             kernel.at(rows[index + 1].arrival_s, self._arrive, index + 1)
         slos = scenario.slos
         request_id = f"r{index}"
+        blocks, cached = self._prefix(row) if row.prefix_blocks else ((), ())
         request = RequestView(
             request_id,
             row.arrival_s,
@@ -177,11 +189,22 @@ class Simulation:
             max(scenario.output_tokens_max, row.output_tokens),
             slos.get(row.class_name) or slos[DEFAULT_CLASS],
             row.class_name,
+            cached,
         )
         if scenario.cancel_frac and self._patience.random() < scenario.cancel_frac:
             patience_s = self._patience.expovariate(1 / scenario.patience_s)
             kernel.at(kernel.now_s + patience_s, self.cluster.leave, request_id)
-        self.cluster.arrive(Flight(index, request, row.output_tokens))
+        flight = Flight(index, request, row.output_tokens, blocks, row.block_tokens)
+        self.cluster.arrive(flight)
+
+    def _prefix(self, row: Row) -> tuple[Chain, tuple[tuple[NodeId, int], ...]]:
+        """Return the chain of the row's full blocks, and who is believed to hold how much of it."""
+        full = row.prompt_tokens // row.block_tokens
+        chain = chain_blocks(row.prefix_blocks[:full], row.block_tokens)
+        prefixes = self.cluster.prefixes
+        if prefixes is None:
+            return chain, ()
+        return chain, prefixes.held(chain, row.block_tokens, self.kernel.now_s)
 
     def _decided(self, log: LogDecision) -> None:
         check_log(log, self.dispatcher.policy)
@@ -208,6 +231,17 @@ class Simulation:
 
     # --- parts -------------------------------------------------------------------------------
 
+    def _index(self) -> PrefixIndex:
+        """Return an index with as many blocks per node as it has KV room for."""
+        block_tokens = min(row.block_tokens for row in self.rows if row.prefix_blocks)
+        room = {
+            spec.node_id: max(1, spec.kv_capacity_tokens // block_tokens)
+            if spec.kv_capacity_tokens
+            else BLOCKS_MAX
+            for spec in self.specs
+        }
+        return PrefixIndex(room, stale_s=self.scenario.prefix_stale_s)
+
     def _node(self, spec: NodeSpec, seed: int) -> SimNode:
         scenario = self.scenario
         world = World(
@@ -216,7 +250,8 @@ class Simulation:
             noise_frac=scenario.noise_frac,
             rng=stream(seed, f"sim.noise.{spec.node_id}"),
         )
-        return SimNode(spec, world, gaps=self.gaps)
+        caching = self._shares and scenario.prefix_cache
+        return SimNode(spec, world, gaps=self.gaps, prefix_cache=caching)
 
     def _all_records(self) -> list[RequestRecord]:
         records = [record for record in self.records if record is not None]
@@ -229,6 +264,7 @@ class Simulation:
     def _output(self) -> RunOutput:
         cluster, dispatcher = self.cluster, self.dispatcher
         ports = cluster.ports.values()
+        caches = [port.node.cache_counts for port in ports if port.node.cache_counts is not None]
         work = Work(
             events=self.kernel.events,
             steps=sum(port.node.steps for port in ports),
@@ -239,6 +275,9 @@ class Simulation:
             reports_lost=cluster.reports.lost,
             ignored_events=dispatcher.ignored_events,
             policy_failures=dispatcher.policy_failures,
+            prefix_asked_tokens=sum(counts.asked_tokens for counts in caches),
+            prefix_hit_tokens=sum(counts.hit_tokens for counts in caches),
+            evicted_blocks=sum(counts.evicted_blocks for counts in caches),
         )
         counts = {state.name.lower(): dispatcher.counts[state] for state in State if state.is_final}
         return RunOutput(

@@ -9,6 +9,7 @@ from random import Random
 
 from spillway.core.errors import ConfigError
 from spillway.core.policies import POLICY_NAMES
+from spillway.core.prefixes import STALE_S
 from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
 from spillway.sim.faults import Fault, NodeDies, NodeSlows
 from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
@@ -41,6 +42,8 @@ class Scenario:
     slos: targets per service class; a class that is not listed has those of `default`.
     output_tokens_max: the limit that clients declare, raised where the true length exceeds it.
     report_period_s: 0 for nodes that never report. order_delay_s: from an order to its node.
+    prefix_cache: nodes keep KV for prompts that begin alike. prefix_index: the router remembers
+        which; what has not been used for prefix_stale_s counts half. For rows with prefix blocks.
     cancel_frac: share of the clients that leave, after an exponential time of mean patience_s.
     """
 
@@ -67,6 +70,9 @@ class Scenario:
     report_age_max_s: float = 1.0
     retries_max: int = 2
     order_delay_s: float = 0.0
+    prefix_cache: bool = True
+    prefix_index: bool = True
+    prefix_stale_s: float = STALE_S
     cancel_frac: float = 0.0
     patience_s: float = 2.0
     faults: tuple[Fault, ...] = ()
@@ -77,7 +83,7 @@ class Scenario:
             raise ConfigError(f"slos must have an entry {DEFAULT_CLASS!r}")
         if not 0 <= self.cancel_frac <= 1:
             raise ConfigError(f"cancel_frac is {self.cancel_frac}; it must be between 0 and 1")
-        for name in ("patience_s", "output_tokens_max"):
+        for name in ("patience_s", "output_tokens_max", "prefix_stale_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not self.order_delay_s >= 0:

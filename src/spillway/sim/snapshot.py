@@ -109,6 +109,7 @@ def recount_kv(node: SimNode) -> None:
             held += resident.target_tokens + 1
         elif phase in (HELD, PULLING, LANDED):
             held += resident.prompt_tokens
+    held -= node.kv.surplus_tokens([*node.members.values(), *node.doomed])
     if held != node.kv.used_tokens:
         raise InvariantViolation(
             f"INV-12 on {node.node_id}: residents hold {held} KV tokens,"
