@@ -66,6 +66,11 @@ def run(effort: Effort) -> Iterator[Figure]:
     yield from figures
 
 
+def versions() -> dict[str, str]:
+    """Return what is compared, by name: nothing but this project."""
+    return {}
+
+
 def _slowest_prompt(name: str, figures: list[Figure], target_us: float) -> Figure:
     """Return the figure of the prompt length that takes longest, under the plain name."""
     lengths = [one for one in figures if one.name.startswith(f"{name}_prompt")]

@@ -1,48 +1,36 @@
-"""What the router costs: CPU per request and per chunk, latency added, memory per open stream.
+"""What a router costs, beside its peers: CPU, latency added, memory per open stream.
 
-The router runs alone on one core, between mock nodes and a load generator in C that share another.
-Rounds straight to a mock and through the router alternate, and an added latency is the difference
-within a round. CPU time is read from the scheduler and does not count waiting for a busy core.
+The routers stand between mock nodes and a load generator in C. Rounds alternate between a mock
+directly and each router; an added latency is the difference within a round. CPU time is read from
+the scheduler and does not count waiting for a busy core.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import resource
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from threading import Event
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from comparison import DIRECT, OURS, Absent, Comparison
 from figures import Effort, Figure, figure, yardstick_us
-from mocks import (
-    BUILD,
-    BenchError,
-    Cores,
-    Load,
-    bare_relay,
-    cpu_ns,
-    load,
-    load_running,
-    mock_node,
-    pss_bytes,
-    start,
-    stopped_at_end,
-    two_cores,
+from mocks import BenchError, Load, cpu_ns, load, load_running, mock_node, two_cores
+from peers import pinned_version
+from rig import (
+    Rig,
+    Subject,
+    allow_open_files,
+    checked,
+    memory_bytes,
+    pause,
+    run_load,
+    running,
 )
+from routers import PEER_ROUTERS, Router, spillway
 
-PREFILL_NODES, DECODE_NODES = 2, 2
-START_S_MAX = 20.0
-ROUTER_LOG = BUILD / "router.log"
-CHUNKS = 64
-STREAMS_PER_S, REQUESTS_PER_S = 100, 300
-BUSY_STREAMS, BUSY_CONNECTIONS = 256, 32
+CHUNKS, SPACING_US = 64, 10_000
+BUSY_STREAMS, BUSY_CONNECTIONS, BUSY_SPACING_US = 256, 32, 2_000
+BODIES_KB, BODIES_PER_S = (0.2, 2.0, 20.0, 200.0), 200
 REPORT_LINE = (
     '{"node_id":"NODE","role":"ROLE","seq":@SEQ,"step":@SEQ,"backlog_prompts":0,'
     '"backlog_tokens":0,"backlog_token_pairs":0.0,"decode_seqs":9,"kv_used_tokens":9000,'
@@ -50,165 +38,251 @@ REPORT_LINE = (
     '"last_step_predicted_s":0.021,"last_step_actual_s":0.022,"chunk_mode":"engine",'
     '"chunk_tokens_max":2048}'
 )
+# What ours over a peer's must not exceed between separate pools, every process on its own core.
+TARGETS = {
+    ("busy requests", "CPU per request"): 0.5,
+    ("100 streams/s", "CPU per chunk"): 0.95,
+    ("busy streams", "CPU per chunk"): 0.6,
+    ("100 streams/s", "added TTFT p50"): 0.6,
+    ("100 streams/s", "added TTFT p99"): 1.0,
+    ("open streams", "memory per stream"): 0.25,
+}
+TARGETS |= {(f"{kb:g} KB bodies", "CPU per request"): 0.5 for kb in BODIES_KB}
+PLAIN = "regular, pinned"
+PD = "P/D, pinned"
 
 
-class Cluster(NamedTuple):
-    """Mock nodes and the router in front of them, all running."""
+class Work(NamedTuple):
+    """One load, and which quantities are taken from it."""
 
-    cores: Cores
-    router_pid: int
-    router_port: int
-    mock_ports: tuple[int, ...]
+    name: str
+    flags: dict[str, Any]
+    spacing_us: int = SPACING_US
 
     @property
-    def decode_port(self) -> int:
-        """Return the port of a decode mock, for the direct rounds."""
-        return self.mock_ports[-1]
+    def streams(self) -> bool:
+        """Return whether the answers are streamed."""
+        return "stream" in self.flags
+
+    @property
+    def busy(self) -> bool:
+        """Return whether it is a closed loop, in which a latency says nothing about the router."""
+        return "connections" in self.flags
 
 
 class Repeats(NamedTuple):
-    """How much is measured, and whether latencies are at real-time priority."""
+    """How much is measured."""
 
     rounds: int
+    unpinned_rounds: int
     load_s: float
     streams_held: int
     realtime: bool
 
 
-def run(effort: Effort) -> Iterator[Figure]:
-    """Yield the figures of the router. Raises BenchError if anything misbehaves."""
+def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
+    """Yield what was measured, and what could not be. Raises BenchError if ours misbehaves."""
     if effort.quick:
-        repeats = Repeats(3, 1.0, 1000, effort.realtime)
+        repeats = Repeats(2, 1, 0.6, 500, effort.realtime)
     else:
-        repeats = Repeats(7, 2.0, 2000, effort.realtime)
-    yield from _requests(repeats)
-    yield from _streams(repeats)
-    yield from _saturated_streams(repeats)
-    yield from _memory(repeats)
+        repeats = Repeats(5, 3, 1.5, 2000, effort.realtime)
+    routers = [spillway()]
+    for name, peer in PEER_ROUTERS.items():
+        try:
+            routers.append(peer())
+        except BenchError as error:
+            yield Absent(name, str(error))
+    for separate in (True, False):
+        yield from _rounds(routers, repeats, separate=separate, pinned=True)
+        yield from _rounds(routers, repeats, separate=separate, pinned=False)
+        yield from _memory(routers, repeats, separate=separate)
     yield _reports(repeats)
     yield _yardstick_beside_load()
 
 
-# --- what is measured ------------------------------------------------------------------------
+def versions() -> dict[str, str]:
+    """Return what is compared, by name."""
+    return {name: pinned_version(name) for name in PEER_ROUTERS}
 
 
-def _requests(repeats: Repeats) -> list[Figure]:
-    """Requests without streaming: cost when busy, cost and latency at a moderate rate."""
-    busy_us, calm_us, added_us = [], [], []
-    busy = {"connections": BUSY_CONNECTIONS, "duration_s": repeats.load_s / 2}
-    calm = {"rate": REQUESTS_PER_S, "duration_s": repeats.load_s / 2}
-    with running_cluster(realtime=repeats.realtime) as cluster:
-        _warm_up(cluster)
-        for at in range(repeats.rounds):
-            seen, us = _through_router(cluster, **busy)
-            busy_us.append(us / seen.completed)
-            direct = _checked(load(cluster.cores.others, cluster.decode_port, seed=at, **calm))
-            seen, us = _through_router(cluster, seed=at, **calm)
-            calm_us.append(us / seen.completed)
-            added_us.append(_p50(seen.latency_us) - _p50(direct.latency_us))
-    rate = f"{REQUESTS_PER_S}/s"
-    return [
-        figure(
-            "router_cpu_per_request",
-            busy_us,
-            "us",
-            target=80.0,
-            note=f"NIXL two-step, JSON, {BUSY_CONNECTIONS} connections, closed loop",
+def works(repeats: Repeats, *, pinned: bool) -> list[Work]:
+    """Return the loads of one comparison; the short list where nothing is pinned."""
+    stream = {"stream": True, "expect_events": CHUNKS}
+    per_s = [
+        Work(f"{rate} streams/s", {"rate": rate, "duration_s": repeats.load_s, **stream})
+        for rate in ((100, 300) if pinned else (100,))
+    ]
+    short_s = repeats.load_s / 2
+    busy = [
+        Work("busy requests", {"connections": BUSY_CONNECTIONS, "duration_s": short_s}),
+        Work(
+            "busy streams",
+            {"connections": BUSY_STREAMS, "duration_s": short_s, **stream},
+            BUSY_SPACING_US,
         ),
-        figure("router_cpu_per_request_calm", calm_us, "us", note=f"the same at {rate}"),
-        figure("router_added_latency_p50", added_us, "us", note=f"JSON at {rate}, less direct"),
     ]
-
-
-def _streams(repeats: Repeats) -> list[Figure]:
-    """Streams at a moderate rate: nearly every chunk wakes the router."""
-    chunk_us, ttft_us, ttft_p99_us, transit_us = [], [], [], []
-    floor_chunk_us, floor_ttft_us = [], []
-    flags: dict[str, Any] = {"rate": STREAMS_PER_S, "duration_s": repeats.load_s}
-    flags |= {"stream": True, "expect_events": CHUNKS}
-    with ExitStack() as stack:
-        cluster = stack.enter_context(
-            running_cluster(realtime=repeats.realtime, chunks=CHUNKS, spacing_us=10_000)
+    bodies = [
+        Work(
+            f"{kb:g} KB bodies",
+            {"rate": BODIES_PER_S, "duration_s": short_s, "prompt_bytes": int(kb * 1000)},
         )
-        floor = stack.enter_context(bare_relay(cluster.cores.tested, cluster.decode_port))
-        _warm_up(cluster)
-        for at in range(repeats.rounds):
-            flags["seed"] = at
-            direct = _checked(load(cluster.cores.others, cluster.decode_port, **flags))
-            relayed, us = _with_cpu(floor, cluster.cores, flags)
-            floor_chunk_us.append(us / relayed.events)
-            floor_ttft_us.append(_p50(relayed.ttft_us) - _p50(direct.ttft_us))
-            seen, us = _through_router(cluster, **flags)
-            chunk_us.append(us / seen.events)
-            ttft_us.append(_p50(seen.ttft_us) - _p50(direct.ttft_us))
-            ttft_p99_us.append(_p99(seen.ttft_us) - _p99(direct.ttft_us))
-            transit_us.append(_p50(seen.transit_us) - _p50(direct.transit_us))
-    rate = f"{STREAMS_PER_S} streams/s of {CHUNKS} chunks"
-    note = f"{rate}, each stream's request included"
+        for kb in BODIES_KB
+    ]
+    return per_s + busy + (bodies if pinned else [])
+
+
+# --- rounds ----------------------------------------------------------------------------------
+
+
+def _rounds(
+    routers: Sequence[Router], repeats: Repeats, *, separate: bool, pinned: bool
+) -> Iterator[Comparison | Absent]:
+    """Measure every load through every subject, round by round."""
+    setting = f"{'P/D' if separate else 'regular'}, {'pinned' if pinned else 'unpinned'}"
+    rounds = repeats.rounds if pinned else repeats.unpinned_rounds
+    wrong: dict[str, str] = {}
+    options: dict[str, Any] = {"chunks": CHUNKS, "spacing_us": SPACING_US}
+    options |= {"realtime": repeats.realtime and pinned, "relay": not separate}
+    with running(routers, separate=separate, pinned=pinned, **options) as rig:
+        _warm_up(rig)
+        for work in works(repeats, pinned=pinned):
+            rig.space_events(work.spacing_us)
+            table: dict[str, dict[str, list[float | None]]] = defaultdict(dict)
+            for at in range(rounds):
+                for name, values in _one_round(rig, work, at, wrong).items():
+                    for quantity in _quantities(work):
+                        value = values.get(quantity)
+                        table[quantity].setdefault(name, [None] * at).append(value)
+            for quantity in _quantities(work):
+                known = {
+                    name: values
+                    for name, values in table[quantity].items()
+                    if any(value is not None for value in values)
+                }
+                targets = _targets(setting, work.name, quantity)
+                yield Comparison(setting, work.name, quantity, "us", known, targets=targets)
+    yield from (Absent(f"{setting}, {name}", reason) for name, reason in wrong.items())
+
+
+def _one_round(rig: Rig, work: Work, at: int, wrong: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Return the quantities of one load by subject; who comes first changes with the round."""
+    direct, *others = rig.subjects
+    flags = work.flags if work.busy else work.flags | {"seed": at}
+    base = None if work.busy else run_load(rig, direct, **flags)[0]
+    turned = others[at % len(others) :] + others[: at % len(others)]
+    found: dict[str, dict[str, float]] = {DIRECT: _absolute(base)} if base else {}
+    for subject in turned:
+        try:
+            seen, cpu_us = run_load(rig, subject, **flags)
+        except BenchError as error:
+            if subject.name == OURS:
+                raise
+            wrong.setdefault(f"{subject.name}, {work.name}", f"round {at + 1}: {error}")
+            found[subject.name] = {}
+            continue
+        found[subject.name] = _taken(work, seen, cpu_us, base)
+    return found
+
+
+def _targets(setting: str, load_name: str, quantity: str) -> dict[str, float]:
+    target = TARGETS.get((load_name, quantity)) if setting == PD else None
+    return {} if target is None else dict.fromkeys(PEER_ROUTERS, target)
+
+
+def _quantities(work: Work) -> list[str]:
+    cpu = "CPU per chunk" if work.streams else "CPU per request"
+    if work.busy:
+        return [cpu]
+    if not work.streams:
+        return [cpu, "added latency p50", "added latency p99"]
     return [
-        figure("router_cpu_per_chunk", chunk_us, "us", target=35.0, note=note),
-        figure("floor_cpu_per_chunk", floor_chunk_us, "us", note="the same by a bare relay in C"),
-        figure("router_added_ttft_p50", ttft_us, "us", target=300.0, note="two-step, less direct"),
-        figure("router_added_ttft_p99", ttft_p99_us, "us"),
-        figure("floor_added_ttft_p50", floor_ttft_us, "us", note="one leg, by a bare relay in C"),
-        figure("router_added_chunk_p50", transit_us, "us", note="transit of an event, less direct"),
+        *(cpu, "added TTFT p50", "added TTFT p99"),
+        *("added per-chunk latency p50", "added per-chunk latency p99"),
     ]
 
 
-def _saturated_streams(repeats: Repeats) -> list[Figure]:
-    """More chunks than the router can wake for: reads coalesce."""
-    chunk_us, per_s = [], []
-    with running_cluster(chunks=CHUNKS, spacing_us=2000) as cluster:
-        _warm_up(cluster)
-        for _ in range(repeats.rounds):
-            flags = {"connections": BUSY_STREAMS, "duration_s": repeats.load_s / 2}
-            flags |= {"stream": True, "expect_events": CHUNKS}
-            seen, us = _through_router(cluster, **flags)
-            chunk_us.append(us / seen.events)
-            per_s.append(seen.events / seen.elapsed_s)
-    note = f"{BUSY_STREAMS} streams, a chunk every 2 ms each"
-    return [
-        figure("router_cpu_per_chunk_saturated", chunk_us, "us", target=8.0, note=note),
-        figure("router_chunks_per_s", per_s, "1/s", at_least=True, note="reached in that run"),
-    ]
+def _taken(work: Work, seen: Load, cpu_us: float, base: Load | None) -> dict[str, float]:
+    """Return what one load through one subject says, in microseconds."""
+    values = {_quantities(work)[0]: cpu_us / (seen.events if work.streams else seen.completed)}
+    if base is not None:
+        mine, plain = _absolute(seen), _absolute(base)
+        values |= {quantity: mine[quantity] - plain[quantity] for quantity in mine}
+    return values
 
 
-def _memory(repeats: Repeats) -> list[Figure]:
+def _absolute(seen: Load) -> dict[str, float]:
+    """Return a load's latencies, named as the quantities that are made from them."""
+    if seen.transit_us is None or seen.ttft_us is None:
+        series = {"added latency": seen.latency_us}
+    else:
+        series = {"added TTFT": seen.ttft_us, "added per-chunk latency": seen.transit_us}
+    return {
+        f"{name} {quantile}": values[quantile]
+        for name, values in series.items()
+        if values
+        for quantile in ("p50", "p99")
+    }
+
+
+def _warm_up(rig: Rig) -> None:
+    for subject in rig.subjects:
+        for stream in (False, True):
+            flags = {"connections": 16, "duration_s": 0.3, "stream": stream}
+            checked(load(rig.cores.others, subject.port, **flags))
+
+
+# --- the rest --------------------------------------------------------------------------------
+
+
+def _memory(
+    routers: Sequence[Router], repeats: Repeats, *, separate: bool
+) -> Iterator[Comparison | Absent]:
     """Memory of streams that have begun and wait for their next chunk."""
     count = repeats.streams_held
-    _allow_open_files(2 * count + 500)
-    with running_cluster(chunks=CHUNKS, spacing_us=10_000_000) as cluster:
-        _checked(load(cluster.cores.others, cluster.router_port, connections=8, duration_s=0.2))
-        before = pss_bytes(cluster.router_pid)
-        flags = {"connections": count, "stream": True, "duration_s": 30, "drain_s": 0}
-        with load_running(cluster.cores.others, cluster.router_port, **flags) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if line != f"open {count}\n":
-                raise BenchError(f"{count} streams did not open: {line.strip() or 'no answer'}")
-            held = pss_bytes(cluster.router_pid) - before
-    return [
-        figure(
-            "router_bytes_per_stream",
-            [held / count],
-            "B",
-            target=20_000.0,
-            note=f"PSS with {count} open streams, less idle",
-        ),
-        figure("router_base_bytes", [float(before)], "B", note="PSS of the idle router"),
-    ]
+    allow_open_files(4 * count + 500)
+    setting = PD if separate else PLAIN
+    per_stream: dict[str, list[float | None]] = {}
+    idle: dict[str, list[float | None]] = {}
+    with running(routers, separate=separate, chunks=CHUNKS, spacing_us=10_000_000) as rig:
+        for subject in rig.subjects[1:]:
+            try:
+                before, held = _held(rig, subject, count)
+            except BenchError as error:
+                yield Absent(f"{setting}, {subject.name}, {count} open streams", str(error))
+                continue
+            per_stream[subject.name] = [held / count]
+            idle[subject.name] = [before / 1e6]
+    targets = _targets(setting, "open streams", "memory per stream")
+    load_name = f"{count} open streams"
+    yield Comparison(setting, load_name, "memory per stream", "B", per_stream, targets=targets)
+    yield Comparison(setting, "no load", "memory", "MB", idle)
+
+
+def _held(rig: Rig, subject: Subject, count: int) -> tuple[int, int]:
+    """Return a subject's memory before it holds streams, and what it grows by."""
+    flags: dict[str, Any] = {"connections": 8, "duration_s": 0.2}
+    checked(load(rig.cores.others, subject.port, **flags))
+    before = memory_bytes(subject)
+    flags = {"connections": count, "stream": True, "duration_s": 30, "drain_s": 0}
+    with load_running(rig.cores.others, subject.port, **flags) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if line != f"open {count}\n":
+            raise BenchError(f"{count} streams did not open: {line.strip() or 'no answer'}")
+        return before, memory_bytes(subject) - before
 
 
 def _reports(repeats: Repeats) -> Figure:
     """The cost of listening to nodes that have something to say every 20 ms."""
     samples_us = []
-    with running_cluster(report=REPORT_LINE, report_ms=20) as cluster:
-        _pause(1.0)
+    with running([spillway()], separate=True, report=REPORT_LINE, report_ms=20) as rig:
+        pid = rig.subjects[1].pid
+        assert pid is not None
         for _ in range(repeats.rounds):
-            reports, used_ns = _reports_sent(cluster), cpu_ns(cluster.router_pid)
-            _pause(repeats.load_s / 2)
-            used_ns = cpu_ns(cluster.router_pid) - used_ns
-            reports = _reports_sent(cluster) - reports
+            reports, used_ns = rig.sent("reports"), cpu_ns(pid)
+            pause(repeats.load_s / 2)
+            used_ns = cpu_ns(pid) - used_ns
+            reports = rig.sent("reports") - reports
             if not reports:
                 raise BenchError("the router asked no mock for reports")
             samples_us.append(used_ns / reports / 1e3)
@@ -217,149 +291,17 @@ def _reports(repeats: Repeats) -> Figure:
 
 
 def _yardstick_beside_load() -> Figure:
-    """The yardstick on the router's core while the other core is as busy as in a load run."""
+    """The yardstick on one core while the other core is as busy as in a load run."""
     cores, here = two_cores(), os.sched_getaffinity(0)
     with mock_node(cores.others) as port:
         flags = {"connections": BUSY_CONNECTIONS, "duration_s": 30}
         with load_running(cores.others, port, **flags) as process:
             assert process.stdout is not None
             process.stdout.readline()  # every connection is at work
-            os.sched_setaffinity(0, {cores.tested.core})
+            os.sched_setaffinity(0, {cores.tested.core or 0})
             try:
                 samples = yardstick_us()
             finally:
                 os.sched_setaffinity(0, here)
     note = "against `yardstick`: what this machine's cores take from each other"
     return figure("yardstick_beside_load", samples, "us", note=note)
-
-
-# --- how it is measured ----------------------------------------------------------------------
-
-
-@contextmanager
-def running_cluster(*, realtime: bool = False, **mock_flags: object) -> Iterator[Cluster]:
-    """Run mock nodes with these flags, and the router before them, for the length of a block."""
-    cores = two_cores(realtime=realtime)
-    with ExitStack() as stack:
-        ports = []
-        for at in range(PREFILL_NODES + DECODE_NODES):
-            role = "prefill" if at < PREFILL_NODES else "decode"
-            name = f"p{at}" if role == "prefill" else f"d{at - PREFILL_NODES}"
-            flags = dict(mock_flags)
-            if "report" in flags:
-                line = str(flags["report"])
-                flags["report"] = line.replace("NODE", name).replace("ROLE", role)
-            ports.append(stack.enter_context(mock_node(cores.others, **flags)))
-        router_port = _free_port()
-        log = stack.enter_context(ROUTER_LOG.open("w"))
-        command = _router_command(router_port, ports)
-        process = stack.enter_context(stopped_at_end(start(command, cores.tested, stderr=log)))
-        _wait_until_healthy(process, router_port)
-        yield Cluster(cores, process.pid, router_port, tuple(ports))
-
-
-def _router_command(router_port: int, mock_ports: list[int]) -> list[str]:
-    urls = [f"http://127.0.0.1:{port}" for port in mock_ports]
-    command = [sys.executable, "-m", "spillway", "serve", "--port", str(router_port)]
-    for url in urls[:PREFILL_NODES]:
-        command += ["--prefill", url]
-    for url in urls[PREFILL_NODES:]:
-        command += ["--decode", url]
-    return [*command, "--policy", "headroom"]
-
-
-def _through_router(cluster: Cluster, **flags: object) -> tuple[Load, float]:
-    """Run a load through the router; return what it saw and the router's CPU microseconds."""
-    prefills = _prefills(cluster)
-    seen, us = _with_cpu((cluster.router_pid, cluster.router_port), cluster.cores, flags)
-    prefills = _prefills(cluster) - prefills
-    if prefills != seen.sent:
-        raise BenchError(f"{seen.sent} requests caused {prefills} prefill legs, not as many")
-    return seen, us
-
-
-def _with_cpu(server: tuple[int, int], cores: Cores, flags: dict[str, Any]) -> tuple[Load, float]:
-    """Run a load against (process id, port); return what it saw and that process's CPU us."""
-    pid, port = server
-    used_ns = cpu_ns(pid)
-    seen = _checked(load(cores.others, port, **flags))
-    return seen, (cpu_ns(pid) - used_ns) / 1e3
-
-
-def _checked(seen: Load) -> Load:
-    if seen.failed or seen.unfinished or not seen.completed:
-        raise BenchError(f"a load run went wrong: {seen}")
-    return seen
-
-
-def _warm_up(cluster: Cluster) -> None:
-    for stream in (False, True):
-        flags = {"connections": 16, "duration_s": 0.2, "stream": stream}
-        _checked(load(cluster.cores.others, cluster.router_port, **flags))
-
-
-def _prefills(cluster: Cluster) -> int:
-    return sum(_counts(port)["prefill"] for port in cluster.mock_ports)
-
-
-def _reports_sent(cluster: Cluster) -> int:
-    return sum(_counts(port)["reports"] for port in cluster.mock_ports)
-
-
-def _counts(mock_port: int) -> dict[str, int]:
-    answer: dict[str, int] = json.loads(_get(mock_port, "/counts")[1])
-    return answer
-
-
-def _get(port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
-def _wait_until_healthy(process: subprocess.Popen[str], port: int) -> None:
-    give_up_s = time.monotonic() + START_S_MAX
-    while time.monotonic() < give_up_s:
-        if process.poll() is not None:
-            break
-        try:
-            if _get(port, "/health")[0] == 200:
-                return
-        except OSError:
-            pass  # not listening yet
-        _pause(0.05)
-    said = ROUTER_LOG.read_text(encoding="utf-8")[-500:]
-    raise BenchError(f"the router did not start (exit code {process.poll()}): {said}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def _allow_open_files(count: int) -> None:
-    """Raise the limit that child processes inherit. Raises BenchError if it may not be raised."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        raise BenchError(
-            f"{count} open files are needed; raise the hard limit of {hard} (ulimit -Hn)"
-        )
-    if soft != resource.RLIM_INFINITY and soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-
-
-def _pause(seconds: float) -> None:
-    Event().wait(seconds)
-
-
-def _p50(series: dict[str, float] | None) -> float:
-    return series["p50"] if series else 0.0
-
-
-def _p99(series: dict[str, float] | None) -> float:
-    return series["p99"] if series else 0.0

@@ -3,7 +3,8 @@
  * POST with "do_remote_decode": true -> the prefill leg: JSON with usage and kv_transfer_params
  * POST with "stream": true           -> SSE, each event its own send with a clock stamp in it
  * POST, anything else                -> a JSON completion
- * GET /health, /v1/models, /counts (what was asked of this mock so far), /spillway/reports
+ * GET /health, /v1/models, /version, /spillway/reports, /counts (what was asked of this mock so
+ * far), /spacing-us/N (from now on N us between the events of a stream)
  *
  * /spillway/reports is 404, as on a stock engine, unless --report LINE gives the JSON line to send
  * for ever; in it @SEQ becomes a counter and @SEEN the last dispatch, as "router": id. */
@@ -234,6 +235,11 @@ static void handle_get(struct conn *c, const char *path) {
         return answer(c, "200 OK",
                       "{\"object\":\"list\",\"data\":[{\"id\":\"mock\",\"object\":\"model\","
                       "\"created\":1790000000,\"owned_by\":\"mock\",\"max_model_len\":131072}]}");
+    if (!strncmp(path, "/spacing-us/", 12)) {
+        options.spacing_ns = strtoull(path + 12, NULL, 10) * 1000;
+        return answer(c, "200 OK", "{}");
+    }
+    if (!strncmp(path, "/version ", 9)) return answer(c, "200 OK", "{\"version\":\"0.32.0\"}");
     if (options.report && !strncmp(path, "/spillway/reports", 17)) {
         start_stream(c, "application/x-ndjson");
         c->state = REPORTING;
@@ -274,6 +280,7 @@ static void handle_input(struct conn *c) {
         else {
             counts.unknown++;
             answer(c, "405 Method Not Allowed", "{\"detail\":\"Method Not Allowed\"}");
+            c->broken |= !strncmp(data, "PRI ", 4); /* HTTP/2: its frames cannot be skipped */
         }
         buf_drop_front(&c->in, head + body);
     }

@@ -41,30 +41,39 @@ def compiled(name: str) -> Path:
 
 
 class Place(NamedTuple):
-    """Where a process runs. realtime: before everything of normal priority (SCHED_FIFO)."""
+    """Where a process runs. core: None leaves it to the kernel.
 
-    core: int
+    realtime: before everything of normal priority (SCHED_FIFO).
+    """
+
+    core: int | None
     realtime: bool = False
 
 
 class Cores(NamedTuple):
-    """The process under test runs alone on one core, everything else beside it."""
+    """Pinned, the process under test runs alone on one core and everything else beside it."""
 
     tested: Place
     others: Place
 
 
-def two_cores(*, realtime: bool = False) -> Cores:
-    """Return two cores this process may use, or the same one twice."""
+def two_cores(*, realtime: bool = False, pinned: bool = True) -> Cores:
+    """Return two cores this process may use, or the same one twice; unpinned, all of them."""
+    if not pinned:
+        return Cores(Place(None, realtime), Place(None, realtime))
     allowed = sorted(os.sched_getaffinity(0))
     return Cores(Place(allowed[0], realtime), Place(allowed[-1], realtime))
 
 
-def start(command: Sequence[str], place: Place, **popen: Any) -> subprocess.Popen[str]:
-    """Start a process in its place, its standard output piped. Raises BenchError."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **popen)
+def start(
+    command: Sequence[str], place: Place, *, silent: bool = False, **popen: Any
+) -> subprocess.Popen[str]:
+    """Start a process in its place, its standard output piped unless silent. Raises BenchError."""
+    output = subprocess.DEVNULL if silent else subprocess.PIPE
+    process = subprocess.Popen(command, stdout=output, text=True, **popen)
     try:
-        os.sched_setaffinity(process.pid, {place.core})
+        if place.core is not None:
+            os.sched_setaffinity(process.pid, {place.core})
         if place.realtime:
             os.sched_setscheduler(process.pid, os.SCHED_FIFO, os.sched_param(1))
     except PermissionError:
@@ -75,12 +84,14 @@ def start(command: Sequence[str], place: Place, **popen: Any) -> subprocess.Pope
 
 
 @contextmanager
-def stopped_at_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """Terminate a process when the block ends, and wait for it."""
+def stopped_at_end(
+    process: subprocess.Popen[str], *, at_once: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """Terminate a process when the block ends, or kill it at once, and wait for it."""
     try:
         yield process
     finally:
-        process.terminate()
+        (process.kill if at_once else process.terminate)()
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -173,6 +184,16 @@ def as_flags(flags: dict[str, object]) -> list[str]:
         if value is not True:
             words.append(str(value))
     return words
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it. Raises BenchError."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        children = [child for task in tasks for child in (task / "children").read_text().split()]
+    except OSError as error:
+        raise BenchError(f"process {pid} is gone, or this is not Linux: {error}") from None
+    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def cpu_ns(pid: int) -> int:
