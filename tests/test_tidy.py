@@ -29,7 +29,7 @@ UNITS = words("s ms us ns tokens bytes frac seqs blocks prompts pairs percent mi
 # Counts, indices, identities and pure numbers: what has no unit. Extend it rather than a bad name.
 COUNT_WORDS = words("""
     alpha arrived at beta block choices column connections conns constant copies count cv decisions
-    deflections depth digest done end ended errors events factor failed failures flight gain gaps id
+    deflections depth digest done end ended errors events every factor failed failures flight gain gaps id
     index jobs left length line linear lines margin max multiple number order overflowed part peak
     pid planned plans port position preemptions priority probes rank reports requests retries right
     rows running runs scale seed seen segments sent seq shape sign sizes skips square start status

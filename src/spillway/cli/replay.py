@@ -55,7 +55,7 @@ def replay(
         print(line)
     if json_file is not None:
         found.write(json_file, chosen.name)
-    if own and found.changed:
+    if own and found.decisions_changed:
         note("the same policy decided otherwise: is it the same configuration and version?")
         raise typer.Exit(EXIT_CHANGED)
 
@@ -63,19 +63,21 @@ def replay(
 class Compared(NamedTuple):
     """What a replay found. changes: (before, after) as route and reason, with their number.
 
-    unknown: lines that were logged without their view.
+    decisions_unknown: lines that were logged without their view.
     """
 
-    same: int
-    changed: int
-    unknown: int
+    decisions_same: int
+    decisions_changed: int
+    decisions_unknown: int
     changes: Counter[tuple[str, str]]
     examples: dict[tuple[str, str], str]
 
     def lines(self, policy: str) -> list[str]:
         """Return the findings for a person."""
-        total = self.same + self.changed
-        lines = [f"{total:,} decisions replayed with {policy}: {self.changed:,} come out otherwise"]
+        total = self.decisions_same + self.decisions_changed
+        lines = [
+            f"{total:,} decisions replayed with {policy}: {self.decisions_changed:,} come out otherwise"
+        ]
         for change, number in self.changes.most_common(CHANGES_LISTED):
             before, after = change
             lines.append(
@@ -83,8 +85,8 @@ class Compared(NamedTuple):
             )
         if len(self.changes) > CHANGES_LISTED:
             lines.append(f"  and {len(self.changes) - CHANGES_LISTED} more kinds of change")
-        if self.unknown:
-            lines.append(f"{self.unknown:,} lines hold no view and could not be replayed")
+        if self.decisions_unknown:
+            lines.append(f"{self.decisions_unknown:,} lines hold no view and could not be replayed")
         return lines
 
     def write(self, path: Path, policy: str) -> None:
@@ -96,9 +98,9 @@ class Compared(NamedTuple):
         content: dict[str, Any] = {
             "schema_version": 1,
             "policy": policy,
-            "same": self.same,
-            "changed": self.changed,
-            "without_view": self.unknown,
+            "same": self.decisions_same,
+            "changed": self.decisions_changed,
+            "without_view": self.decisions_unknown,
             "changes": [
                 {"before": before, "after": after, "count": number, "example": self.examples[key]}
                 for key, number in self.changes.most_common()

@@ -11,6 +11,7 @@ import msgspec
 from spillway.core.errors import RequestError
 from spillway.core.placement import state_veto
 from spillway.core.types import NodeView
+from spillway.router.dashboard import figures, read_page
 from spillway.router.gauges import of_nodes, of_pools, of_shell
 from spillway.router.health import HealthWatch
 from spillway.router.metrics import render
@@ -19,6 +20,14 @@ from spillway.wire.openai import MODELS_PATH
 
 DECISIONS_SHOWN = 50
 JSON_LINE = b"content-type: application/json\r\n"
+FRESH_LINE = b"cache-control: no-store\r\n"
+# The page holds no figures and may load nothing but its own.
+PAGE_LINES = (
+    b"content-type: text/html; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
+    b"content-security-policy: default-src 'none'; style-src 'unsafe-inline'; "
+    b"script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'\r\n"
+)
 METRICS_LINE = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
 
@@ -42,6 +51,8 @@ class Admin:
             "/health": self._health_page,
             "/metrics": self._metrics,
             "/debug/decisions": self._decisions,
+            "/dashboard": self._dashboard,
+            "/dashboard/data": self._figures,
         }
 
     @property
@@ -86,6 +97,12 @@ class Admin:
         else:
             found = log.recent(_count(asked.get("n", [str(DECISIONS_SHOWN)])[-1]))
         return Page(200, msgspec.json.encode({"decisions": found}))
+
+    def _dashboard(self, query: str) -> Page:
+        return Page(200, read_page(), PAGE_LINES)
+
+    def _figures(self, query: str) -> Page:
+        return Page(200, figures(self._shell, self._count_conns()), JSON_LINE + FRESH_LINE)
 
     def _metrics(self, query: str) -> Page:
         shell = self._shell

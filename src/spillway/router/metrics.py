@@ -58,6 +58,10 @@ METRICS: dict[str, Metric] = {
     "spillway_stream_gaps_late_total": _counter(
         "Gaps of the sampled streams that exceeded their request's TBT target.", *ROUTE
     ),
+    "spillway_node_strains_total": _counter(
+        "Times a node without reports was spared deflected prompts for the gaps of its streams.",
+        *NODE,
+    ),
     "spillway_predicted_step_seconds": _histogram(
         "The longest step that each deflection was planned to cause.", *ROUTE
     ),
@@ -137,14 +141,10 @@ class Histogram:
     def count(self) -> int:
         return sum(self._counts)
 
-    def quantile(self, share_frac: float) -> float | None:
-        """Return the upper bound of the bucket that holds the quantile; None of nothing."""
-        left = share_frac * self.count
-        for bound, count in zip(self._bounds, self._counts, strict=False):
-            left -= count
-            if left <= 0 and self.count:
-                return bound
-        return self._bounds[-1] if self.count else None
+    @property
+    def counts(self) -> list[int]:
+        """Return the count of each bucket, that beyond the last bound included."""
+        return list(self._counts)
 
     def lines(self, name: str, labels: Labels = ()) -> Iterable[str]:
         inside = "".join(f'{key}="{value}",' for key, value in labels)
@@ -180,6 +180,7 @@ class RouterMetrics:
         "reports",
         "reports_dropped",
         "requests",
+        "strains",
         "ttft",
         "ttft_ratio",
         "upstream_errors",
@@ -197,6 +198,7 @@ class RouterMetrics:
         self.drift_tokens: Counter[str] = Counter()  # node, with its sign
         self.drift_tokens_total: Counter[str] = Counter()  # node
         self.gaps_late: Counter[str] = Counter()  # route
+        self.strains: Counter[str] = Counter()  # node
         self.ttft = by_route()
         self.ttft_ratio = by_route(RATIO_BOUNDS)
         self.predicted_ttft = by_route()
@@ -213,6 +215,7 @@ class RouterMetrics:
             "spillway_ejections_total": _by_one("node", self.ejections),
             "spillway_ejections_withheld_total": _by_one("node", self.ejections_withheld),
             "spillway_stream_gaps_late_total": _by_one("route", self.gaps_late),
+            "spillway_node_strains_total": _by_one("node", self.strains),
             "spillway_ledger_drift_tokens": _by_one("node", self.drift_tokens),
             "spillway_ledger_drift_tokens_total": _by_one("node", self.drift_tokens_total),
             "spillway_reports_total": _by_one("node", self.reports),
