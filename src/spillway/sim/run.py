@@ -13,13 +13,14 @@ from spillway.core.errors import InvariantViolation
 from spillway.core.events import LogDecision
 from spillway.core.lifecycle import State
 from spillway.core.policies import build_policy
-from spillway.core.prefixes import Chain, PrefixIndex, chain_blocks
+from spillway.core.prefixes import PrefixIndex
 from spillway.core.types import NodeId, NodeSpec, RequestView, Role
 from spillway.sim.checks import TapedDispatcher, check_cluster, check_end, check_flight, check_log
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight, record_of
 from spillway.sim.kernel import Kernel
 from spillway.sim.node import SimNode
+from spillway.sim.prompt_name import NO_NAME, PromptName, blocks_together, name_prompt
 from spillway.sim.reports import Reports
 from spillway.sim.scenario import DEFAULT_CLASS, Scenario
 from spillway.sim.world import World
@@ -181,7 +182,7 @@ class Simulation:
             kernel.at(rows[index + 1].arrival_s, self._arrive, index + 1)
         slos = scenario.slos
         request_id = f"r{index}"
-        blocks, cached = self._prefix(row) if row.prefix_blocks else ((), ())
+        prompt = name_prompt(row) if row.prefix_blocks else NO_NAME
         request = RequestView(
             request_id,
             row.arrival_s,
@@ -189,22 +190,20 @@ class Simulation:
             max(scenario.output_tokens_max, row.output_tokens),
             slos.get(row.class_name) or slos[DEFAULT_CLASS],
             row.class_name,
-            cached,
+            self._cached(prompt) if prompt.chain else (),
         )
         if scenario.cancel_frac and self._patience.random() < scenario.cancel_frac:
             patience_s = self._patience.expovariate(1 / scenario.patience_s)
             kernel.at(kernel.now_s + patience_s, self.cluster.leave, request_id)
-        flight = Flight(index, request, row.output_tokens, blocks, row.block_tokens)
+        flight = Flight(index, request, row.output_tokens, prompt.chain, prompt.block_tokens)
         self.cluster.arrive(flight)
 
-    def _prefix(self, row: Row) -> tuple[Chain, tuple[tuple[NodeId, int], ...]]:
-        """Return the chain of the row's full blocks, and who is believed to hold how much of it."""
-        full = row.prompt_tokens // row.block_tokens
-        chain = chain_blocks(row.prefix_blocks[:full], row.block_tokens)
+    def _cached(self, prompt: PromptName) -> tuple[tuple[NodeId, int], ...]:
+        """Return who is believed to hold how many leading tokens of the prompt."""
         prefixes = self.cluster.prefixes
         if prefixes is None:
-            return chain, ()
-        return chain, prefixes.held(chain, row.block_tokens, self.kernel.now_s)
+            return ()
+        return prefixes.held(prompt.chain, prompt.block_tokens, self.kernel.now_s)
 
     def _decided(self, log: LogDecision) -> None:
         check_log(log, self.dispatcher.policy)
@@ -233,7 +232,8 @@ class Simulation:
 
     def _index(self) -> PrefixIndex:
         """Return an index with as many blocks per node as it has KV room for."""
-        block_tokens = min(row.block_tokens for row in self.rows if row.prefix_blocks)
+        sizes = {row.block_tokens for row in self.rows if row.prefix_blocks}
+        block_tokens = min(blocks_together(size) * size for size in sizes)
         room = {
             spec.node_id: max(1, spec.kv_capacity_tokens // block_tokens)
             if spec.kv_capacity_tokens
