@@ -8,20 +8,25 @@ from pathlib import Path
 import pytest
 
 from cli_command import Command
-from spillway.cli.demo import BURST_S, LEAD_S, burst_cut
+from spillway.cli.demo import IN_TURN, TOGETHER, burst_cut
 
 
 def test_the_cut_fits_the_prefill_pool() -> None:
-    one, two = burst_cut("llama-3.1-8b-a100", 1), burst_cut("llama-3.1-8b-a100", 2)
+    one = burst_cut("llama-3.1-8b-a100", 1, IN_TURN)
+    two = burst_cut("llama-3.1-8b-a100", 2, IN_TURN)
     assert two.prompt_tokens_max == pytest.approx(2 * one.prompt_tokens_max, abs=1)
     # An A100 prefills an 8B model at some 15,000 tokens per second.
-    assert 12_000 < one.prompt_tokens_max / (BURST_S + LEAD_S) < 20_000
-    assert burst_cut("llama-3.1-8b-h200", 1).prompt_tokens_max > one.prompt_tokens_max
+    assert 12_000 < one.prompt_tokens_max / IN_TURN.work_s < 20_000
+    faster = burst_cut("llama-3.1-8b-h200", 1, IN_TURN)
+    assert faster.prompt_tokens_max > one.prompt_tokens_max
+    longer = burst_cut("llama-3.1-8b-a100", 1, TOGETHER)
+    assert (longer.lead_s, longer.window_s, longer.tail_s) == TOGETHER[:3]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("order", [(), ("--in-turn",)])
 def test_it_plays_compares_explains_and_reports(
-    spillway: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spillway: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # Six long prompts at once: the only prefill node is busy, so some are deflected.
@@ -29,10 +34,13 @@ def test_it_plays_compares_explains_and_reports(
     Path("trace.csv").write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
     done = spillway(
         *("demo", "--trace", "trace.csv", "--from-s", "0", "--cluster", "1p1d"),
-        *("--policy", "headroom", "--json", "out.json", "--html", "page.html"),
+        *("--policy", "least-loaded", "--policy", "headroom", *order),
+        *("--json", "out.json", "--html", "page.html"),
     )
     assert done.code == 0, done.err
-    (run,) = json.loads(Path("out.json").read_text())["runs"]
+    static, run = json.loads(Path("out.json").read_text())["runs"]
+    assert (static["policy"], static["deflected_frac"]) == ("least-loaded", 0)
+    assert static["requests"]["finished"] == 6
     assert run["requests"]["finished"] == run["requests"]["arrived"] == 6
     assert 0 < run["deflected_frac"] < 1
     assert run["kv_bytes_moved"] > 0

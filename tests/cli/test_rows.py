@@ -72,7 +72,7 @@ def test_the_burst_is_cut_out_of_a_trace(trace: Path) -> None:
     assert len(workload.rows) == 100 + 5
     assert workload.config["from_s"] == pytest.approx(47.0)
     assert max(row.output_tokens for row in workload.rows) == 64
-    assert "its largest burst, from 47.0 s to 52.0 s of the trace" in workload.notes
+    assert "around its largest burst: 47.0 s to 52.0 s of the trace" in workload.notes
     assert "100 longer outputs cut to 64 tokens" in workload.notes
 
 
@@ -103,6 +103,13 @@ def test_an_explicit_window_is_taken_as_it_is(trace: Path) -> None:
     workload = choose_rows(ask(traces=[trace], burst=cut, from_s=50.0, to_s=52.0))
     assert len(workload.rows) == 102
     assert max(row.output_tokens for row in workload.rows) == 500
+
+
+def test_the_cut_may_go_on_after_the_burst(trace: Path) -> None:
+    cut = BurstCut(2.0, 3.0, prompt_tokens_max=10**9, output_tokens_max=64, tail_s=4.0)
+    workload = choose_rows(ask(traces=[trace], burst=cut))
+    assert workload.config["to_s"] == pytest.approx(56.0)
+    assert len(workload.rows) == 100 + 3 + 2 + 4
 
 
 @given(

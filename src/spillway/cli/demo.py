@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from spillway.wire.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from spillway.cli.cluster import ClusterPlan
+    from spillway.cli.output import Advance
     from spillway.cli.rows import BurstCut, Workload
     from spillway.loadgen.runner import LoadResult
     from spillway.report.plots import Series
@@ -20,8 +22,21 @@ if TYPE_CHECKING:
     from spillway.wire.records import RequestRecord
     from spillway.wire.results import RunResult
 
-# Three policies, each with start-up, load and drain, stay below a minute.
-BURST_S, LEAD_S = 7.5, 1.5
+
+class Minute(NamedTuple):
+    """What of a workload fits into a minute, start-up and drain included.
+
+    work_s: of prefill, were the whole prefill pool on it: about what draining takes at worst.
+    """
+
+    lead_s: float
+    burst_s: float
+    tail_s: float
+    work_s: float
+
+
+IN_TURN = Minute(1.5, 7.5, 0.0, 9.0)  # three policies, one after the other
+TOGETHER = Minute(10.0, 10.0, 15.0, 45.0)
 OUTPUT_TOKENS_MAX = 256
 DRAIN_S = 30.0  # of patience with what is still open after the last request
 DRAWN_S = 60.0  # of the drawn workload, of which the largest burst is taken
@@ -39,6 +54,15 @@ def demo(
     apply: options.Apply = None,
     seed: options.Seed = options.DEFAULT_SEED,
     policy: options.Policies = None,
+    together: Annotated[
+        bool | None,
+        typer.Option(
+            "--together/--in-turn",
+            help="Run the policies side by side, each on a cluster of its own, or one after the "
+            "other. Default: together with --trace, so that more of it fits into a minute.",
+            rich_help_panel=options.CLUSTER,
+        ),
+    ] = None,
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
     profile: options.Profile = DEFAULT_PROFILE,
     slo_ttft_s: options.SloTtft = 1.0,
@@ -59,13 +83,14 @@ def demo(
     and compares: a table, one deflection explained, a report with plots. Takes
     less than a minute.
 
-    With --trace it replays a real trace: by default its largest burst, cut so
-    that it ends in time; or exactly what --from-s and --to-s say.
+    With --trace it replays a real trace: by default the half minute around its
+    largest burst, or exactly what --from-s and --to-s say.
 
     [bold]Examples[/bold]
       spillway demo
       spillway demo --policy threshold --policy headroom --seed 7
       spillway demo --trace AzureLLMInferenceTrace_code.csv
+      spillway demo --trace ... --from-s 845 --to-s 940 --speed-up 1.6
     """
     import asyncio
 
@@ -77,26 +102,29 @@ def demo(
     for name in names:
         build_policy(name)
     prefill_count, decode_count = parse_cluster(cluster)
-    cut = burst_cut(profile, prefill_count)
+    if together is None:
+        together = bool(trace)
+    cut = burst_cut(profile, prefill_count, TOGETHER if together else IN_TURN)
     drawn_s = DRAWN_S * speed_up
     part = (drawn_s, from_s, to_s, speed_up, seed)
     workload = choose_rows(Ask(trace, None, None, *part, cut, apply))
     targets_s = (slo_ttft_s, slo_tbt_s)
     stage = Stage(workload, prefill_count, decode_count, profile, *targets_s, seed)
-    acts = asyncio.run(_play(stage, names))
+    acts = asyncio.run(_play(stage, names, together=together))
     show(stage, acts, json, html, figure)
 
 
-def burst_cut(profile: str, prefill_count: int) -> BurstCut:
-    """Return the cut whose prompts the prefill pool alone works off in about the window's time."""
+def burst_cut(profile: str, prefill_count: int, minute: Minute) -> BurstCut:
+    """Return the cut around the largest burst that `minute` has time for."""
     from spillway.cli.rows import BurstCut
     from spillway.core.latency import prefill_s, token_pairs
     from spillway.wire.profile import load_profile
 
     step_tokens = 2048
     step_s = prefill_s(load_profile(profile), step_tokens, token_pairs(step_tokens, 0), step_tokens)
-    prompt_tokens_max = int(prefill_count * step_tokens / step_s * (LEAD_S + BURST_S))
-    return BurstCut(BURST_S, LEAD_S, prompt_tokens_max, OUTPUT_TOKENS_MAX)
+    prompt_tokens_max = int(prefill_count * step_tokens / step_s * minute.work_s)
+    lead_s, burst_s, tail_s, _ = minute
+    return BurstCut(burst_s, lead_s, prompt_tokens_max, OUTPUT_TOKENS_MAX, tail_s)
 
 
 class Stage(NamedTuple):
@@ -150,28 +178,46 @@ class Act(NamedTuple):
     example: DecisionRecord | None
 
 
-async def _play(stage: Stage, policies: Sequence[str]) -> list[Act]:
-    """Run the policies one after the other, each on a cluster started afresh."""
+async def _play(stage: Stage, policies: Sequence[str], *, together: bool) -> list[Act]:
+    """Run the policies, each on a cluster started afresh."""
     from spillway.cli.output import announce, note
 
     announce(stage.workload.title, stage.workload.notes)
-    note(f"for each policy: {stage.nodes} simulated engines ({stage.profile}) and a router\n")
-    return [await _act(stage, policy) for policy in policies]
+    order = "side by side" if together else "one after the other"
+    note(
+        f"for each policy, {order}: {stage.nodes} simulated engines ({stage.profile})"
+        " and a router\n"
+    )
+    if together:
+        return await _side_by_side(stage, policies)
+    return [act for policy in policies for act in await _side_by_side(stage, [policy])]
 
 
-async def _act(stage: Stage, policy: str) -> Act:
+async def _side_by_side(stage: Stage, policies: Sequence[str]) -> list[Act]:
+    """Start a cluster per policy, send all of them the same load at once, and end them."""
+    from asyncio import gather
     from contextlib import AsyncExitStack
 
     from spillway.cli.cluster import LocalCluster
     from spillway.cli.join import join_parts
-    from spillway.cli.output import working
+    from spillway.cli.output import progress_bars, working
 
     async with AsyncExitStack() as stack:
-        with working(f"{policy}: starting {stage.nodes} engines and a router"):
-            cluster = await stack.enter_async_context(LocalCluster(stage.plan(policy)))
-        result = await _drive(stage, policy, cluster.url)
-        example = await find_example(cluster.url)
-    return make_act(policy, result, join_parts(result.records, cluster.records()), example)
+        clusters = []
+        for policy in policies:
+            with working(f"{policy}: starting {stage.nodes} engines and a router"):
+                plan = stage.plan(policy)
+                clusters.append(await stack.enter_async_context(LocalCluster(plan)))
+        urls = [cluster.url for cluster in clusters]
+        with progress_bars(policies, len(stage.workload.rows)) as advances:
+            results = await gather(*map(_drive, repeat(stage), policies, urls, advances))
+        examples = [await find_example(url) for url in urls]
+    return [
+        make_act(policy, result, join_parts(result.records, cluster.records()), example)
+        for policy, cluster, result, example in zip(
+            policies, clusters, results, examples, strict=True
+        )
+    ]
 
 
 def make_act(
@@ -195,8 +241,8 @@ def make_act(
     return Act(run, Series(policy, records, result.gaps), doubts, example)
 
 
-async def _drive(stage: Stage, policy: str, url: str) -> LoadResult:
-    from spillway.cli.load import send
+async def _drive(stage: Stage, policy: str, url: str, advance: Advance) -> LoadResult:
+    from spillway.cli.load import send_telling
     from spillway.core.types import Slo
     from spillway.loadgen.runner import LoadOptions
 
@@ -208,7 +254,7 @@ async def _drive(stage: Stage, policy: str, url: str) -> LoadResult:
         check_text=True,
         run_id=policy,
     )
-    return await send(stage.workload.rows, load_options, policy)
+    return await send_telling(stage.workload.rows, load_options, advance)
 
 
 async def find_example(url: str) -> DecisionRecord | None:

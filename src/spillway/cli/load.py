@@ -9,6 +9,7 @@ import typer
 from spillway.cli import options
 
 if TYPE_CHECKING:
+    from spillway.cli.output import Advance
     from spillway.loadgen.runner import LoadOptions, LoadResult
     from spillway.workload.row import Row
 
@@ -93,15 +94,20 @@ def load(
 async def send(rows: list[Row], load_options: LoadOptions, label: str) -> LoadResult:
     """Run the load with a progress bar, and return what came of it."""
     from spillway.cli.output import progress
-    from spillway.loadgen.runner import Progress, run_load
 
     with progress(label, len(rows)) as advance:
+        return await send_telling(rows, load_options, advance)
 
-        def show(now: Progress) -> None:
-            failed = f", {now.failed} failed" if now.failed else ""
-            advance(now.ended, f"{now.ended}/{now.planned} answered, {now.in_flight} open{failed}")
 
-        return await run_load(rows, load_options, progress=show)
+async def send_telling(rows: list[Row], load_options: LoadOptions, advance: Advance) -> LoadResult:
+    """Run the load, tell `advance` how far it is, and return what came of it."""
+    from spillway.loadgen.runner import Progress, run_load
+
+    def show(now: Progress) -> None:
+        failed = f", {now.failed} failed" if now.failed else ""
+        advance(now.ended, f"{now.ended}/{now.planned} answered, {now.in_flight} open{failed}")
+
+    return await run_load(rows, load_options, progress=show)
 
 
 def complaints(result: LoadResult) -> list[str]:

@@ -43,11 +43,18 @@ def progress(label: str, total: float) -> Iterator[Advance]:
 
     Yields advance(done, detail): how much of `total` is done, and a few words beside the bar.
     """
+    with progress_bars([label], total) as (advance,):
+        yield advance
+
+
+@contextmanager
+def progress_bars(labels: Sequence[str], total: float) -> Iterator[list[Advance]]:
+    """Show a bar per label, all of the same total; as `progress` does, which is the case of one."""
     if not sys.stderr.isatty():
-        yield lambda done, detail: None
+        yield [lambda done, detail: None for _ in labels]
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -56,8 +63,11 @@ def progress(label: str, total: float) -> Iterator[Advance]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=total, detail="")
-        yield lambda done, detail: bars.update(task, completed=done, detail=detail)
+
+        def advance_of(task: TaskID) -> Advance:
+            return lambda done, detail: bars.update(task, completed=done, detail=detail)
+
+        yield [advance_of(bars.add_task(label, total=total, detail="")) for label in labels]
 
 
 @contextmanager

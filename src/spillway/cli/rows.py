@@ -41,14 +41,15 @@ class Workload(NamedTuple):
 class BurstCut(NamedTuple):
     """How to cut the largest burst out of a workload, so that a run of it ends in good time.
 
-    window_s: of the burst, after lead_s before it. prompt_tokens_max: the cut ends before more
-    have arrived. output_tokens_max: longer outputs are shortened.
+    window_s: of the burst, after lead_s before it and with tail_s after it. prompt_tokens_max: the
+    cut ends before more have arrived. output_tokens_max: longer outputs are shortened.
     """
 
     window_s: float
     lead_s: float
     prompt_tokens_max: int
     output_tokens_max: int
+    tail_s: float = 0.0
 
 
 class Ask(NamedTuple):
@@ -145,7 +146,7 @@ def _cut(ask: Ask, whole: Workload) -> Workload:
         from_s, to_s = start_s * factor, end_s * factor
         rows, cut = _shortened(window(fast, start_s, end_s), burst.output_tokens_max)
         part = "trace" if ask.traces else "workload"
-        notes.append(f"its largest burst, from {from_s:.1f} s to {to_s:.1f} s of the {part}")
+        notes.append(f"around its largest burst: {from_s:.1f} s to {to_s:.1f} s of the {part}")
         if cut:
             notes.append(f"{cut} longer outputs cut to {burst.output_tokens_max} tokens")
     if not rows:
@@ -169,11 +170,12 @@ def _cut(ask: Ask, whole: Workload) -> Workload:
 
 
 def onset(rows: Sequence[Row], burst: BurstCut) -> tuple[float, float]:
-    """Return (from_s, to_s) of the largest burst with its lead, cut where the work gets too much.
+    """Return (from_s, to_s) around the largest burst, cut where the work gets too much.
 
     Without the cut, a burst of several times the cluster's capacity would take minutes to drain.
     """
     start_s, end_s = largest_burst(rows, burst.window_s)
+    end_s += burst.tail_s
     start_s = max(0.0, start_s - burst.lead_s)
     prompt_tokens = 0
     for row in rows:
