@@ -1,4 +1,4 @@
-"""How long the decisions take: policies, chunk plans, the dispatcher, the decoding of a report.
+"""What decisions cost: policies, chunk plans, ledger, dispatcher, report decoding, trace readers.
 
 The states are those in which a decision is worth most and costs most: prefill nodes with seconds of
 backlog, decode nodes with a working batch, so that a deflection to every one of them is evaluated.
@@ -13,7 +13,8 @@ from random import Random
 from typing import NamedTuple
 
 from figures import Effort, Figure, cpu_us_per_call, figure
-from mocks import BenchError
+from mocks import BUILD, BenchError
+from work import work_of
 
 from spillway.core.chunks import plan_chunks
 from spillway.core.dispatcher import Dispatcher
@@ -27,43 +28,61 @@ from spillway.core.events import (
     StartPrefill,
 )
 from spillway.core.latency import prefill_s, token_pairs
+from spillway.core.ledger import Ledger
 from spillway.core.policies import POLICY_NAMES, build_policy
 from spillway.core.types import ClusterView, NodeSpec, NodeView, RequestView, Role, Slo
 from spillway.wire import report
 from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
 from spillway.workload.seeds import stream
+from spillway.workload.traces import read_trace
 
 NOW_S = 1000.0
 SLO = Slo(ttft_s=1.0, tbt_s=0.06)
 PROMPTS_TOKENS = (1024, 8192, 32768)
+READER_ROWS = 2_000
 PREFILL_NODES_WIDE, DECODE_NODES_WIDE = 32, 128
 
 
 class Case(NamedTuple):
-    """Something to call again and again, and a remark on what it is."""
+    """Something to call again and again, and a remark on what it is. units: rows in one call."""
 
     name: str
     call: Callable[[], object]
     note: str = ""
+    units: int = 1
 
 
 def run(effort: Effort) -> Iterator[Figure]:
     """Yield the figures of the decision core. Raises BenchError if no deflection is evaluated."""
+    every = cases()
+    rounds = 20 if effort.quick else 100
+    samples = cpu_us_per_call({case.name: case.call for case in every}, rounds)
+    figures = []
+    for case in every:
+        per_unit_us = [us / case.units for us in samples[case.name]]
+        figures.append(figure(case.name, per_unit_us, "us", note=case.note))
+    yield _slowest_prompt("decision_2p2d", figures, target_us=20.0)
+    yield _slowest_prompt("decision_128d", figures, target_us=300.0)
+    yield from figures
+    for case in every:
+        work = work_of(case.call)
+        yield figure(f"{case.name}_calls", [work.calls / case.units], "", note="functions called")
+        yield figure(f"{case.name}_peak", [work.peak_bytes / case.units], "B", note="of memory")
+
+
+def cases() -> list[Case]:
+    """Return everything that is measured here, over states that are the same every time."""
     small, wide = loaded_cluster(2, 2), loaded_cluster(PREFILL_NODES_WIDE, DECODE_NODES_WIDE)
-    cases = [
+    return [
         *_headroom("decision_2p2d", small),
         *_headroom("decision_128d", wide),
         *_other_decisions(small),
         *_plans(small.decode[0]),
         _dispatcher_cycle(),
+        *_ledger(),
         _report_decode(),
+        *_readers(),
     ]
-    rounds = 20 if effort.quick else 100
-    samples = cpu_us_per_call({case.name: case.call for case in cases}, rounds)
-    figures = [figure(case.name, samples[case.name], "us", note=case.note) for case in cases]
-    yield _slowest_prompt("decision_2p2d", figures, target_us=20.0)
-    yield _slowest_prompt("decision_128d", figures, target_us=300.0)
-    yield from figures
 
 
 def versions() -> dict[str, str]:
@@ -210,6 +229,44 @@ def dispatcher_cycle(dispatcher: Dispatcher) -> Callable[[], None]:
 
 def _idle(node_id: str, taken_at_s: float, dispatch_seen: int) -> NodeState:
     return NodeState(node_id, taken_at_s, 0, dispatch_seen, 0, 0, 0.0, 0, 0, 200_000, float("inf"))
+
+
+def _ledger() -> Iterator[Case]:
+    """A report into the book of one node, and the view of all nodes after it."""
+    for name, nodes in (("2p2d", 2), ("128d", DECODE_NODES_WIDE)):
+        specs = [*_specs(Role.PREFILL, 2), *_specs(Role.DECODE, nodes)]
+        ledger = Ledger(specs, report_age_max_s=1.0)
+        ticks = count(1)
+
+        def hear(ledger: Ledger = ledger, ticks: Iterator[int] = ticks) -> None:
+            at_s = NOW_S + 0.001 * next(ticks)
+            ledger.nodes["decode-001"].report(_idle("decode-001", at_s, 0))
+            ledger.cluster(at_s, 0)
+
+        yield Case(f"ledger_report_{name}", hear, "one node's report, then the view of all nodes")
+
+
+def _readers() -> Iterator[Case]:
+    """Traces of the public formats, read from a file, by the row."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    azure = "".join(
+        f"2023-11-16 18:{at // 60 % 60:02}:{at % 60:02}.{at:07},{200 + at},{20 + at % 300}\n"
+        for at in range(READER_ROWS)
+    )
+    mooncake = "".join(
+        f'{{"timestamp":{20 * at},"input_length":{512 * 8},"output_length":{20 + at % 300},'
+        f'"hash_ids":{list(range(at, at + 8))}}}\n'
+        for at in range(READER_ROWS)
+    )
+    texts = {
+        "azure": "TIMESTAMP,ContextTokens,GeneratedTokens\n" + azure,
+        "mooncake": mooncake,
+    }
+    for name, text in texts.items():
+        path = BUILD / f"reader.{name}"
+        path.write_text(text, encoding="utf-8")
+        note = f"a row of {READER_ROWS:,}, the file read and its format recognised"
+        yield Case(f"read_{name}_row", partial(read_trace, path), note, READER_ROWS)
 
 
 def _report_decode() -> Case:

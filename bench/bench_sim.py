@@ -1,41 +1,159 @@
-"""How many requests a second the simulator gets through, and how long the whole command takes.
+"""What a simulated request costs, beside the peers' simulators, and whether the answers agree.
 
-The rows are drawn to resemble the public Azure 2023 traces: a code-completion hour (long prompts,
-few output tokens) and a conversation hour (shorter prompts, many output tokens).
+The same requests through each, from the shell to the result: CPU time and peak memory of the whole
+process. Prompts of about 1,000 tokens and outputs of about 200, 40 a second, log-normal, Poisson.
 """
 
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from comparison import OURS, Absent, Comparison
 from figures import Effort, Figure, figure
-from mocks import BUILD, BenchError
+from mocks import BenchError
+from peers import pinned_version
+from process import Cost, run_to_end
+from simulators import FOLDER, PEER_SIMULATORS, Simulator, spillway
 
 from spillway.sim.run import run as simulate
 from spillway.sim.scenario import Scenario
-from spillway.workload.arrivals import Gamma
+from spillway.workload.arrivals import Gamma, Poisson
 from spillway.workload.lengths import Lognormal
 from spillway.workload.row import Row
 from spillway.workload.seeds import stream
 
-ROWS = 10_000
-COMMAND_S_MAX = 2.0
+NODES = 2  # of each pool
+RATE_PER_S = 40.0
+PROMPT = Lognormal(983.0, cv=1.0, tokens_max=8192)
+OUTPUT = Lognormal(199.0, cv=0.8, tokens_max=2048)
+SPEED_UP_MIN = 5.0  # over a peer with the same step times
+MANY_NODES = 32
+LOOP_ROWS = 10_000
+MILLION_S_MAX, MILLION_MB_MAX = 60.0, 1000.0
 
 
-def run(effort: Effort) -> Iterator[Figure]:
-    """Yield the figures of the simulator. Raises BenchError if the command fails."""
-    repeats = 2 if effort.quick else 5
-    yield from _loops(repeats)
-    yield from _command(code_rows(), 1 if effort.quick else 3)
+class Repeats(NamedTuple):
+    """How much is measured: requests of the two sizes, rounds of the first, rows of the largest."""
+
+    few: int
+    many: int
+    rounds: int
+    largest: int
+    loops: int
+
+
+def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
+    """Yield what was measured, and what could not be. Raises BenchError if ours fails."""
+    if effort.quick:
+        repeats = Repeats(1_000, 4_000, 1, 20_000, 2)
+    else:
+        repeats = Repeats(10_000, 100_000, 3, 1_000_000, 5)
+    simulators = [spillway()]
+    for name, peer in PEER_SIMULATORS.items():
+        try:
+            simulators.append(peer())
+        except BenchError as error:
+            yield Absent(name, str(error))
+    yield from _side_by_side(simulators, repeats.few, repeats.rounds)
+    yield from _side_by_side(simulators, repeats.many, 1)
+    yield from _many_nodes(simulators, repeats.few)
+    yield from _largest(repeats.largest)
+    yield from _loops(repeats.loops)
+
+
+def versions() -> dict[str, str]:
+    """Return what is compared, by name."""
+    return {name: pinned_version(name) for name in PEER_SIMULATORS}
+
+
+def requests(count: int) -> list[Row]:
+    """Return the requests that every simulator is given: the same for the same count."""
+    draws = {purpose: stream(1, f"bench/sim/{purpose}") for purpose in ("at", "prompt", "output")}
+    times_s = Poisson().draw(draws["at"], RATE_PER_S, 1.1 * count / RATE_PER_S + 30.0)[:count]
+    return [
+        Row(at_s, PROMPT.draw(draws["prompt"]), OUTPUT.draw(draws["output"])) for at_s in times_s
+    ]
+
+
+# --- beside the peers ------------------------------------------------------------------------
+
+
+def _side_by_side(
+    simulators: Sequence[Simulator], count: int, rounds: int
+) -> Iterator[Comparison | Absent]:
+    """Run the same requests through every simulator, round by round."""
+    rows, load = requests(count), f"{count:,} requests"
+    costs: dict[str, list[Cost]] = {}
+    for at in range(rounds):
+        turned = simulators[at % len(simulators) :] + simulators[: at % len(simulators)]
+        for one in turned:
+            try:
+                costs.setdefault(one.name, []).append(_cost(one, rows, NODES))
+            except BenchError as error:
+                if one.name == OURS:
+                    raise
+                yield Absent(f"{one.name}, {load}", str(error))
+    costs = {name: found for name, found in costs.items() if len(found) == rounds}
+    per_s = {name: [count / one.cpu_s for one in found] for name, found in costs.items()}
+    yield Comparison(
+        "2P2D", load, "requests per CPU second", "1/s", per_s, "more", {"AISimulate": SPEED_UP_MIN}
+    )
+    peak = {name: [one.peak_bytes / 1e6 for one in found] for name, found in costs.items()}
+    yield Comparison("2P2D", load, "peak memory", "MB", peak)
+    means = {
+        one.name: one.means(rows, NODES) for one in simulators if one.name in costs and one.same_law
+    }
+    for name, mean in means.items():
+        if mean.finished != count:
+            yield Absent(f"{name}, {load}", f"{count - mean.finished} requests did not finish")
+    ttfts = {name: [1e3 * mean.ttft_s] for name, mean in means.items()}
+    yield Comparison("2P2D", load, "mean TTFT", "ms", ttfts, "equal")
+    finishes = {name: [1e3 * mean.e2e_s] for name, mean in means.items()}
+    yield Comparison("2P2D", load, "mean end-to-end latency", "ms", finishes, "equal")
+
+
+def _many_nodes(simulators: Sequence[Simulator], count: int) -> Iterator[Comparison | Absent]:
+    """The same requests on sixteen times the nodes: what idle nodes cost."""
+    rows = requests(count)
+    growth: dict[str, list[float]] = {}
+    for one in simulators:
+        try:
+            few, many = _cost(one, rows, NODES), _cost(one, rows, MANY_NODES)
+        except BenchError as error:
+            if one.name == OURS:
+                raise
+            yield Absent(f"{one.name}, {MANY_NODES}P{MANY_NODES}D", str(error))
+            continue
+        growth[one.name] = [many.cpu_s / few.cpu_s]
+    setting = f"{MANY_NODES}P{MANY_NODES}D over 2P2D"
+    yield Comparison(setting, f"{count:,} requests", "CPU time", "x", growth)
+
+
+def _cost(one: Simulator, rows: Sequence[Row], nodes: int) -> Cost:
+    trace = FOLDER / f"{one.name}.trace"
+    one.write(trace, rows)
+    return run_to_end(one.command(trace, nodes))
+
+
+# --- ours alone ------------------------------------------------------------------------------
+
+
+def _largest(count: int) -> list[Figure]:
+    """A million requests by the command that users run."""
+    cost = _cost(spillway(), requests(count), NODES)
+    note = f"spillway simulate of {count:,} requests on 2P2D, one policy, from shell to table"
+    return [
+        figure("sim_largest_wall_s", [cost.wall_s], "s", target=MILLION_S_MAX, note=note),
+        figure("sim_largest_cpu_s", [cost.cpu_s], "s"),
+        figure("sim_largest_peak", [cost.peak_bytes / 1e6], "MB", target=MILLION_MB_MAX),
+    ]
 
 
 def code_rows() -> list[Row]:
-    """Return rows like the code trace: 2.5/s in bursts, 2,048 prompt and 28 output tokens."""
+    """Return rows like the public code trace: 2.5/s in bursts, 2,048 prompt, 28 output tokens."""
     return _rows("code", 2.5, Lognormal(2048.0, cv=0.95, tokens_max=7437), Lognormal(28.0, cv=1.7))
 
 
@@ -50,55 +168,29 @@ def _rows(name: str, rate_per_s: float, prompt: Lognormal, output: Lognormal) ->
     arrivals, prompts, outputs = (
         stream(1, f"bench/{name}/{purpose}") for purpose in ("arrivals", "prompts", "outputs")
     )
-    times_s = Gamma(cv=2.0).draw(arrivals, rate_per_s, 1.2 * ROWS / rate_per_s)[:ROWS]
+    times_s = Gamma(cv=2.0).draw(arrivals, rate_per_s, 1.2 * LOOP_ROWS / rate_per_s)[:LOOP_ROWS]
     return [Row(at_s, prompt.draw(prompts), output.draw(outputs)) for at_s in times_s]
 
 
 def _loops(repeats: int) -> Iterator[Figure]:
+    """The simulator's loop without interpreter start, reading and table."""
     code, chat = code_rows(), chat_rows()
     cases = {
-        "sim_requests_per_s": ("least-loaded", code, 20_000.0),
-        "sim_requests_per_s_headroom": ("headroom", code, 10_000.0),
-        "sim_requests_per_s_chat": ("least-loaded", chat, None),
-        "sim_requests_per_s_chat_headroom": ("headroom", chat, None),
+        "sim_loop_code": ("least-loaded", code),
+        "sim_loop_code_headroom": ("headroom", code),
+        "sim_loop_chat": ("least-loaded", chat),
+        "sim_loop_chat_headroom": ("headroom", chat),
     }
     per_s: dict[str, list[float]] = {name: [] for name in cases}
     notes = {}
     for _ in range(repeats):
-        for name, (policy, rows, _target) in cases.items():
+        for name, (policy, rows) in cases.items():
             start_s = time.thread_time()
             output = simulate(Scenario(cluster="2p2d", policy=policy), rows, 1)
             per_s[name].append(len(rows) / (time.thread_time() - start_s))
             deflected = sum(record.route == "deflected" for record in output.records)
             notes[name] = f"{policy}; {deflected:,} deflected, {output.work.events:,} events"
-    for name, (_policy, _rows, target) in cases.items():
-        yield figure(name, per_s[name], "1/s", target=target, at_least=True, note=notes[name])
-
-
-def _command(rows: list[Row], repeats: int) -> list[Figure]:
-    """The whole command, interpreter start, reading and table included."""
-    trace = BUILD / "rows.csv"
-    _write_rows(trace, rows)
-    command = [sys.executable, "-m", "spillway", "simulate", "--trace", str(trace)]
-    command += ["--cluster", "2p2d", "--policy", "headroom"]
-    wall_s, cpu_s = [], []
-    for _ in range(repeats):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        start_s = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wall_s.append(time.perf_counter() - start_s)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        if done.returncode != 0:
-            raise BenchError(f"spillway simulate failed: {done.stderr.strip()[-500:]}")
-    note = f"spillway simulate of {ROWS:,} requests, one policy, from shell to table"
-    return [
-        figure("simulate_command", wall_s, "s", target=COMMAND_S_MAX, note=note),
-        figure("simulate_command_cpu", cpu_s, "s"),
-    ]
-
-
-def _write_rows(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{row.arrival_s:.6f},{row.prompt_tokens},{row.output_tokens}\n" for row in rows]
-    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(lines), encoding="utf-8")
+    for name, samples in per_s.items():
+        yield figure(name, samples, "1/s", at_least=True, note=notes[name])
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    yield figure("sim_loop_peak", [peak_mb], "MB", note="of the process that ran the loops")
