@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm vllm-demo
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv with everything in it, .venv/bin/spillway included
 
@@ -93,3 +93,6 @@ vllm-demo: setup vllm-env ## a burst on real vLLM engines on the processor, NIXL
 clean: ## remove what the other targets made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+validate-vllm: setup vllm-env ## measure on real vLLM, into docs/validation.md: a quarter of an hour
+	@PYTHONPATH=bench $(BIN)/python -m validate_vllm
+
