@@ -13,7 +13,7 @@ from spillway.clock import ManualClock
 from spillway.core.errors import ConfigError
 from spillway.core.latency import token_pairs
 from spillway.core.types import ChunkMode, Role
-from spillway.engine.controller import Controller
+from spillway.core.controller import Controller
 from spillway.engine.plan import Planner, limits_of
 from spillway.engine.reporter import Reporter
 from spillway.engine.settings import EngineSettings

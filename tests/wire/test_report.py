@@ -103,7 +103,10 @@ def test_what_only_a_plug_in_knows_is_optional_and_survives_the_wire() -> None:
         fault="ValueError: a bug",
     )
     assert wire.decode(wire.encode(full)) == full
-    assert wire.to_state(full, 1.0, "r1") == wire.to_state(plain, 1.0, "r1")
+    told = wire.to_state(full, 1.0, "r1")
+    assert (told.gain_decode, told.gain_prefill, told.margin) == (1.2, 0.9, 1.1)
+    untaught = told._replace(gain_decode=1.0, gain_prefill=1.0, margin=1.0)
+    assert untaught == wire.to_state(plain, 1.0, "r1")
 
 
 def test_a_step_says_what_its_chunks_were_sized_to_if_they_were() -> None:

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     KV_VETO = "kv_veto"  # no room for the prompt's KV
     CAP_VETO = "cap_veto"  # too many deflected prompts there already
     STALE_VETO = "stale_veto"  # the node has been silent for too long, or says too little
+    DRIFT_VETO = "drift_veto"  # its steps differ too much from its profile
     TTFT_VETO = "ttft_veto"  # it would miss the request's own target
     NODE_DOWN = "node_down"
     SLOWER = "slower"  # a feasible candidate that lost

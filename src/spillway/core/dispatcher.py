@@ -58,11 +58,13 @@ class DispatchLimits:
     """
 
     report_age_max_s: float = 1.0
+    calibrated: believe the nodes on how their steps differ from their profile (`calibration.py`).
     retries_max: int = 2
     held_max: int = 1024
     hold_s_max: float = 30.0
 
     def __post_init__(self) -> None:
+    calibrated: bool = True
         if not (isfinite(self.report_age_max_s) and self.report_age_max_s > 0):
             raise ConfigError("report_age_max_s must be positive and finite")
         if self.retries_max < 0 or self.held_max < 0:
@@ -94,7 +96,9 @@ class Dispatcher:
             raise ConfigError("there is no decode node; at least one is needed")
         self.policy = policy
         self.limits = limits
-        self.ledger = Ledger(nodes, report_age_max_s=limits.report_age_max_s)
+        self.ledger = Ledger(
+            nodes, report_age_max_s=limits.report_age_max_s, calibrated=limits.calibrated
+        )
         self.arrived = 0
         self.ignored_events = 0
         self.policy_failures = 0

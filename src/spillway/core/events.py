@@ -116,6 +116,8 @@ Event = (
     | FirstToken
     | RequestFinished
     | LegFailed
+    gain_decode, gain_prefill, margin: by what its steps have been found to differ from its profile,
+        as `core.controller` defines them; 1 for a node that does not say.
     | ClientLeft
     | NodeLost
     | NodeBack
@@ -130,6 +132,9 @@ class StartPrefill(NamedTuple):
     so that the node's reports can say which work they already include."""
 
     request_id: RequestId
+    gain_decode: float = 1.0
+    gain_prefill: float = 1.0
+    margin: float = 1.0
     node_id: NodeId
     dispatch_id: int
 

@@ -88,7 +88,7 @@ class HoldLine:
 
     def due(self, oldest_s: float) -> list[Tracked]:
         """Return who is looked at now: those held since `oldest_s` or before, then the head."""
-        overdue = []
+        overdue: list[Tracked] = []
         for _, _, tracked in self._by_age.values():
             if tracked.request.arrival_s > oldest_s or len(overdue) == REVIEWED_MAX:
                 break

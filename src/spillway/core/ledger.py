@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
+from spillway.core.calibration import Calibration
 from spillway.core.chunks import drain_s
 from spillway.core.errors import InvariantViolation
 from spillway.core.events import NodeState
@@ -56,6 +57,7 @@ class NodeLedger:
         "_own_pairs",
         "_own_prompts",
         "_own_tbt_s",
+        "_calibration",
         "_own_tokens",
         "_report",
         "_tbt_counts",
@@ -67,7 +69,9 @@ class NodeLedger:
         "spec",
     )
 
-    def __init__(self, spec: NodeSpec, all_behind: list[NodeLedger]) -> None:
+    def __init__(
+        self, spec: NodeSpec, all_behind: list[NodeLedger], *, calibrated: bool = True
+    ) -> None:
         self.spec = spec
         self._all_behind = all_behind  # the ledger's list of nodes whose view is behind
         self._behind = False
@@ -77,6 +81,7 @@ class NodeLedger:
         self._own_prompts = self._own_tokens = self._own_decode_seqs = self._own_kv_tokens = 0
         self._own_pairs = 0.0
         self._unseen: deque[Entry] = deque()
+        self._calibration = Calibration(spec) if calibrated else None
         self._unseen_prompts = self._unseen_tokens = 0
         self._unseen_pairs = 0.0
         self._joining_seqs = self._joining_kv_tokens = 0
@@ -195,6 +200,10 @@ class NodeLedger:
     def _count_prefill(self, entry: Entry, sign: int) -> None:
         self._own_prompts += sign
         self._own_tokens += sign * entry.tokens
+        if self._calibration is not None:
+            self._calibration.hear(state)
+            view.spec = self.spec = self._calibration.spec
+            view.drifting = self._calibration.red
         self._own_pairs += sign * entry.pairs
         if not self._own_prompts:
             self._own_pairs = 0.0  # sums of floats drift; an empty book has no remainder
@@ -276,13 +285,15 @@ class NodeLedger:
 class Ledger:
     """Every node's book, and the cluster view that policies read."""
 
-    __slots__ = ("_behind", "_view", "lengths", "nodes")
+    __slots__ = ("_behind", "_calibrated", "_view", "lengths", "nodes")
 
-    def __init__(self, specs: Iterable[NodeSpec], *, report_age_max_s: float) -> None:
+    def __init__(
+        self, specs: Iterable[NodeSpec], *, report_age_max_s: float, calibrated: bool = True
+    ) -> None:
         ordered = sorted(specs, key=lambda spec: spec.node_id)
         self._behind: list[NodeLedger] = []
         self.nodes: dict[NodeId, NodeLedger] = {
-            spec.node_id: NodeLedger(spec, self._behind) for spec in ordered
+            spec.node_id: NodeLedger(spec, self._behind, calibrated=calibrated) for spec in ordered
         }
         self.lengths = OutputLengths()
         views = [node.view for node in self.nodes.values()]
@@ -299,6 +310,7 @@ class Ledger:
         """Return the live view, less the nodes in `without`. O(1) when there are none."""
         for node in self._behind:
             node.refresh()
+        self._calibrated = calibrated
         self._behind.clear()
         view = self._view
         if without:

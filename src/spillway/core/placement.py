@@ -90,6 +90,8 @@ def state_veto(node: NodeView, cluster: ClusterView) -> Reason | None:
         return Reason.STALE_VETO
     if node.reporting and cluster.now_s - node.heard_at_s > cluster.report_age_max_s:
         return Reason.STALE_VETO
+    if node.drifting:
+        return Reason.DRIFT_VETO
     # Without an end to its deflected backlog, no chunk of what is queued there is safe either.
     if node.over_budget or node.backlog_until_s == inf:
         return Reason.TBT_VETO

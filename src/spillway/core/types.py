@@ -129,6 +129,7 @@ class NodeView:
     heard_at_s: last report, or -inf; `reporting` says whether the node reports at all.
     usable: False once the node is lost, draining or refuses work.
     over_budget: the node says that decode alone exceeds its strictest target.
+    drifting: its steps are too far from any profile to be predicted.
     """
 
     spec: NodeSpec
@@ -145,6 +146,7 @@ class NodeView:
     reporting: bool = False
     usable: bool = True
     over_budget: bool = False
+    drifting: bool = False
 
     @property
     def node_id(self) -> NodeId:

@@ -19,7 +19,7 @@ from spillway.core.errors import RequestError
 from spillway.core.latency import token_pairs
 from spillway.core.types import Role
 from spillway.engine import compat
-from spillway.engine.controller import Controller
+from spillway.core.controller import Controller
 from spillway.engine.plan import Planner, StepPlan, limits_of
 from spillway.engine.reporter import Reporter
 from spillway.engine.settings import EngineSettings

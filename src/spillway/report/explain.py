@@ -32,6 +32,7 @@ VERDICTS = {
     "kv_veto": "no room for KV",
     "cap_veto": "deflections full",
     "stale_veto": "state not known",
+    "drift_veto": "steps unlike its profile",
     "ttft_veto": "would miss TTFT",
     "node_down": "down",
 }
@@ -169,6 +170,7 @@ def _why(record: DecisionRecord) -> str:
         "ttft_veto": "Deflected, the request would have missed its own TTFT target.",
         "prefill_down": "No prefill node was usable.",
         "no_node": "No node could take the request.",
+        "worth_waiting": "It waits at the router: no node is worth committing to yet.",
         "policy_failed": "The policy failed on this request; the fall-back decided.",
     }
     if reason == "faster_on_decode":

@@ -73,6 +73,7 @@ class SimNode:
         per_token: bool = False,
         skips_max: int = SKIPS_MAX,
         prefix_cache: bool = False,
+        learning: bool = True,
     ) -> None:
         self.spec = spec
         self.node_id = spec.node_id
@@ -80,6 +81,7 @@ class SimNode:
         self.gaps = gaps if gaps is not None else GapHistogram()
         self.per_token = per_token
         self._single = per_token or self.world.noisy
+        self._learning = learning
         self.segments = 0
         self.preemptions = 0
         self.dispatch_seen = 0
@@ -96,7 +98,7 @@ class SimNode:
         self.batch = DecodeBatch(self.gaps)
         capacity_tokens, counts = self.spec.kv_capacity_tokens, self.cache_counts
         self.kv = PrefixPool(capacity_tokens, counts) if counts else KvPool(capacity_tokens)
-        self.prompts = Prompts(self.spec, self.batch, self.kv, self._skips_max)
+        self.prompts = Prompts(self.spec, self.batch, self.kv, self._skips_max, self._learning)
         self.arrived: deque[Resident] = deque()
         self.pulls = 0
         self.landed: deque[Resident] = deque()
@@ -289,6 +291,8 @@ class SimNode:
         self.segments += 1
         if self.per_token:
             self.recent_steps.append(step_taken(self))
+        if self.world.inexact:
+            prompts.learn(segment.first_s, steps)
         if seqs:
             self.kv.take(seqs * steps)
             batch.run(segment.first_s, segment.slope_s, steps)

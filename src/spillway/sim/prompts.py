@@ -12,6 +12,7 @@ from collections import deque
 from math import inf
 
 from spillway.core.chunks import next_chunk_tokens
+from spillway.core.controller import Controller
 from spillway.core.latency import token_pairs
 from spillway.core.types import ChunkMode, NodeSpec, Role
 from spillway.sim.batch import DecodeBatch
@@ -29,6 +30,7 @@ class Prompts:
     chunks: (prompt, tokens) of the next step. pairs: their attention work. chunk_steps: how many
     steps in a row may take just these tokens. skipping: prompts wait, but no chunk is safe.
     backlog_*: what is left of queued and running ones.
+    controller: what the node has learnt about its step times; a restart forgets it.
     """
 
     __slots__ = (
@@ -42,14 +44,23 @@ class Prompts:
         "backlog_tokens",
         "chunk_steps",
         "chunks",
+        "controller",
         "pairs",
         "queued",
         "running",
         "skipping",
     )
 
-    def __init__(self, spec: NodeSpec, batch: DecodeBatch, kv: KvPool, skips_max: int) -> None:
+    def __init__(
+        self,
+        spec: NodeSpec,
+        batch: DecodeBatch,
+        kv: KvPool,
+        skips_max: int,
+        learning: bool = True,
+    ) -> None:
         self._spec = spec
+        self.controller = Controller(spec.profile, learning=learning)
         self._batch = batch
         self._kv = kv
         self._skips_max = skips_max
@@ -128,6 +139,15 @@ class Prompts:
                 complete.append(resident)
         return complete
 
+    def learn(self, step_s: float, steps: int) -> None:
+        """Compare the `steps` steps that have just ended, the first of `step_s`, with the profile.
+
+        Call it before `run` and before the batch moves on.
+        """
+        tokens = sum([tokens for _, tokens in self.chunks])
+        batch, pairs = self._batch, self.pairs if tokens else 0.0
+        self.controller.observe(batch.seqs, batch.context_tokens, tokens, pairs, step_s, steps)
+
     def skip(self, steps: int) -> None:
         """Account for `steps` steps in which no chunk was safe."""
         self._skips += steps
@@ -192,8 +212,9 @@ class Prompts:
     def _pick_safe(self, head: Resident) -> None:
         spec, batch = self._spec, self._batch
         profile, cap = spec.profile, spec.chunk_tokens_max
-        budget_s = spec.tbt_margin_frac * batch.tbt_s_min
         seqs, kv_tokens = batch.seqs, batch.context_tokens
+        target_s = spec.tbt_margin_frac * batch.tbt_s_min
+        budget_s = self.controller.chunk_budget_s(seqs, kv_tokens, target_s)
         resident = head
         while True:
             remaining = resident.target_tokens - resident.computed_tokens

@@ -102,7 +102,9 @@ def collector_paused() -> Iterator[None]:
 
 
 class Simulation:
-    """One run with its parts at hand."""
+    """One run with its parts at hand. node_kind: what its nodes are, for a run that is watched."""
+
+    node_kind: type[SimNode] = SimNode
 
     def __init__(
         self,
@@ -122,7 +124,9 @@ class Simulation:
         self.records: list[RequestRecord | None] = [None] * len(rows)
         self.specs = scenario.specs()
         limits = DispatchLimits(
-            report_age_max_s=scenario.report_age_max_s, retries_max=scenario.retries_max
+            report_age_max_s=scenario.report_age_max_s,
+            retries_max=scenario.retries_max,
+            calibrated=scenario.calibrated,
         )
         policy = build_policy(scenario.policy, scenario.policy_options)
         kind = TapedDispatcher if checks else Dispatcher
@@ -250,8 +254,13 @@ class Simulation:
             noise_frac=scenario.noise_frac,
             rng=stream(seed, f"sim.noise.{spec.node_id}"),
         )
-        caching = self._shares and scenario.prefix_cache
-        return SimNode(spec, world, gaps=self.gaps, prefix_cache=caching)
+        return self.node_kind(
+            spec,
+            world,
+            gaps=self.gaps,
+            prefix_cache=self._shares and scenario.prefix_cache,
+            learning=scenario.calibrated,
+        )
 
     def _all_records(self) -> list[RequestRecord]:
         records = [record for record in self.records if record is not None]

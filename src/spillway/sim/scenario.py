@@ -44,6 +44,7 @@ class Scenario:
     report_period_s: 0 for nodes that never report. order_delay_s: from an order to its node.
     prefix_cache: nodes keep KV for prompts that begin alike. prefix_index: the router remembers
         which; what has not been used for prefix_stale_s counts half. For rows with prefix blocks.
+    calibrated: nodes learn from their steps how far off the profile is; the router believes them.
     cancel_frac: share of the clients that leave, after an exponential time of mean patience_s.
     """
 
@@ -70,6 +71,7 @@ class Scenario:
     report_age_max_s: float = 1.0
     retries_max: int = 2
     order_delay_s: float = 0.0
+    calibrated: bool = True
     prefix_cache: bool = True
     prefix_index: bool = True
     prefix_stale_s: float = STALE_S

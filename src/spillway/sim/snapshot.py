@@ -59,6 +59,9 @@ def node_state(node: SimNode, now_s: float) -> NodeState:
         node.spec.kv_capacity_tokens,
         tbt_s_min,
         over_budget,
+        prompts.controller.gain_decode,
+        prompts.controller.gain_prefill,
+        prompts.controller.margin,
     )
 
 

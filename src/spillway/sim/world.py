@@ -23,6 +23,7 @@ class World:
     bias_frac: multiplier on every step; 1.15 makes the node 15 % slower than its profile says.
     noise_frac: standard deviation of a log-normal factor per step whose mean is 1; 0 is none.
     rng: the named stream the factor is drawn from; required when there is noise.
+    inexact: whether steps ever cost something else than the profile says.
 
     Raises ConfigError on a bias that is not positive, a negative noise, or noise without a stream.
     """
@@ -34,6 +35,7 @@ class World:
         "_sigma_log",
         "_table_s",
         "base_s",
+        "inexact",
         "kv_token_s",
         "noisy",
         "scale_frac",
@@ -57,7 +59,7 @@ class World:
         self._rng = rng or Random(0)  # noqa: S311 - never drawn from without noise
         self._sigma_log = sqrt(variance_log)
         self._mean_log = -variance_log / 2
-        self.noisy = noise_frac > 0
+        self.noisy = self.inexact = noise_frac > 0
         self.rescale(bias_frac)
 
     def rescale(self, scale_frac: float) -> None:
@@ -66,6 +68,7 @@ class World:
             raise ConfigError(f"world: bias_frac is {scale_frac}; it must be positive and finite")
         profile = self._profile
         self.scale_frac = scale_frac
+        self.inexact = self.inexact or scale_frac != 1.0
         self.base_s = scale_frac * profile.step_base_s
         self.kv_token_s = scale_frac * profile.kv_token_s
         self.token_pair_s = scale_frac * profile.token_pair_s

@@ -150,4 +150,7 @@ def to_state(report: NodeReport, received_at_s: float, router_id: str) -> NodeSt
         kv_capacity_tokens=report.kv_capacity_tokens,
         tbt_s_min=inf if report.tbt_s_min is None else report.tbt_s_min,
         over_budget=report.over_budget,
+        gain_decode=report.gain_decode,
+        gain_prefill=report.gain_prefill,
+        margin=report.margin,
     )

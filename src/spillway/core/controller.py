@@ -25,6 +25,7 @@ RATIO_MAX = 2.0
 MARGIN_PERCENTILE = 0.95
 MARGIN_RATE = 0.03
 MARGIN_MIN, MARGIN_MAX = 1.0, 1.6
+ROUNDING = 1.0 + 1e-9  # two sums of the same terms are not a step that was late
 
 
 class Controller:
@@ -35,7 +36,7 @@ class Controller:
     learning: False freezes all three at 1, for tests and comparisons.
     """
 
-    __slots__ = ("gain_decode", "gain_prefill", "learning", "margin", "profile")
+    __slots__ = ("_chunks_seen", "gain_decode", "gain_prefill", "learning", "margin", "profile")
 
     def __init__(self, profile: LatencyProfile, *, learning: bool = True) -> None:
         self.profile = profile
@@ -43,6 +44,7 @@ class Controller:
         self.gain_decode = 1.0
         self.gain_prefill = 1.0
         self.margin = 1.0
+        self._chunks_seen = 0
 
     def decode_s(self, decode_seqs: int, kv_tokens: int) -> float:
         """Return the corrected time of a step of decodes alone, without margin."""
@@ -89,8 +91,12 @@ class Controller:
         prefill_tokens: int,
         pairs: float,
         actual_s: float,
+        steps: int = 1,
     ) -> None:
-        """Learn from one step that took `actual_s`; nonsense (zero, negative, NaN) is ignored."""
+        """Learn from one step that took `actual_s`; nonsense (zero, negative, NaN) is ignored.
+
+        steps: how many such steps in a row it stands for, of decodes alone.
+        """
         if not (self.learning and isfinite(actual_s) and actual_s > 0):
             return
         decode_s, prefill_s = self.parts_s(decode_seqs, kv_tokens, prefill_tokens, pairs)
@@ -98,13 +104,18 @@ class Controller:
         ratio = actual_s / expected_s
         believed_s = min(actual_s, RATIO_MAX * expected_s)
         if not prefill_s:
-            self.gain_decode = _toward(self.gain_decode, believed_s / decode_s, DECODE_RATE)
+            rate_frac = DECODE_RATE if steps == 1 else 1.0 - (1.0 - DECODE_RATE) ** steps
+            self.gain_decode = _toward(self.gain_decode, believed_s / decode_s, rate_frac)
             return
         if self.gain_prefill * prefill_s > PREFILL_SHARE_MIN * self.gain_decode * decode_s:
             measured_gain = (believed_s - self.gain_decode * decode_s) / prefill_s
-            self.gain_prefill = _toward(self.gain_prefill, measured_gain, PREFILL_RATE)
+            # Fast to tighten: the first chunks that prove slow are believed as a plain mean.
+            self._chunks_seen += 1
+            slower = measured_gain > self.gain_prefill
+            rate_frac = max(PREFILL_RATE, 1.0 / self._chunks_seen) if slower else PREFILL_RATE
+            self.gain_prefill = _toward(self.gain_prefill, measured_gain, rate_frac)
         # Stochastic quantile: it rests where a share of MARGIN_PERCENTILE lies below it.
-        above = ratio > self.margin
+        above = ratio > self.margin * ROUNDING
         change = MARGIN_PERCENTILE if above else MARGIN_PERCENTILE - 1.0
         self.margin = min(MARGIN_MAX, max(MARGIN_MIN, self.margin + MARGIN_RATE * change))
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from builders import A100_8B
 from spillway.core.chunks import next_chunk_tokens
+from spillway.core.controller import GAIN_MAX, MARGIN_MAX, MARGIN_MIN, Controller
 from spillway.core.latency import step_s, token_pairs
-from spillway.engine.controller import GAIN_MAX, MARGIN_MAX, MARGIN_MIN, Controller
 
 SEQS, KV = 16, 20_000
 DECODE_S = step_s(A100_8B, SEQS, KV)
