@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm vllm-demo
+.PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm vllm-demo validate-vllm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -90,9 +90,9 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster
 vllm-demo: setup vllm-env ## a burst on real vLLM engines on the processor, NIXL between them: a table
 	@$(BIN)/spillway up --engine vllm --burst
 
-clean: ## remove what the other targets made, but for .venv
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 validate-vllm: setup vllm-env ## measure on real vLLM, into docs/validation.md: a quarter of an hour
 	@PYTHONPATH=bench $(BIN)/python -m validate_vllm
 
+clean: ## remove what the other targets made, but for .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
