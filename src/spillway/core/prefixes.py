@@ -10,7 +10,7 @@ evicts earlier, so what has not been used for long counts half (docs/policies.md
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from math import isfinite
 
 from spillway.core.errors import ConfigError
@@ -37,35 +37,30 @@ def chain_blocks(blocks: Iterable[Hashable], root: Hashable) -> Chain:
 
 
 class PrefixIndex:
-    """Leading blocks per node, from what was dispatched. Not more than `blocks_max` for each.
+    """Leading blocks per node, from what was dispatched; as many as the node has room for.
 
-    blocks_max: per node; what does not fit is forgotten, least recently used first.
+    blocks_max: room of a node in blocks; what does not fit is forgotten, least recently used first.
     stale_s: blocks that no request has used for longer count STALE_FRAC of their tokens.
 
-    Raises ConfigError unless every bound is positive.
+    Raises ConfigError unless `stale_s` is positive and finite.
     """
 
     __slots__ = ("_blocks_max", "_held", "_stale_s")
 
-    def __init__(self, blocks_max: Mapping[NodeId, int], *, stale_s: float = STALE_S) -> None:
+    def __init__(self, blocks_max: Callable[[NodeId], int], *, stale_s: float = STALE_S) -> None:
         if not (isfinite(stale_s) and stale_s > 0):
             raise ConfigError(f"prefix index: stale_s is {stale_s}; it must be positive and finite")
-        for node_id, bound in blocks_max.items():
-            if bound < 1:
-                raise ConfigError(f"prefix index: {node_id} may hold {bound} blocks; at least 1")
-        self._blocks_max = dict(blocks_max)
+        self._blocks_max = blocks_max
         self._stale_s = stale_s
         # When each block was last used, per node, least recently used first.
-        self._held: dict[NodeId, OrderedDict[int, float]] = {
-            node_id: OrderedDict() for node_id in sorted(blocks_max)
-        }
+        self._held: dict[NodeId, OrderedDict[int, float]] = {}
 
     def held(
         self, chain: Chain, block_tokens: float, now_s: float
     ) -> tuple[tuple[NodeId, int], ...]:
         """Return (node id, leading prompt tokens that it holds) for each node that holds any.
 
-        Cost O(nodes + blocks found).
+        Ordered by node id. Cost O(nodes + blocks found).
         """
         found: list[tuple[NodeId, int]] = []
         fresh_since_s = now_s - self._stale_s
@@ -78,22 +73,22 @@ class PrefixIndex:
                 blocks += 1.0 if last_s >= fresh_since_s else STALE_FRAC
             if blocks:
                 found.append((node_id, int(blocks * block_tokens)))
+        found.sort()
         return tuple(found)
 
     def note(self, node_id: NodeId, chain: Chain, now_s: float) -> None:
-        """The node was given a prompt: it will hold its blocks. Unknown nodes are ignored."""
+        """The node was given a prompt: it will hold its blocks. Cost O(blocks)."""
         used_s = self._held.get(node_id)
         if used_s is None:
-            return
+            used_s = self._held[node_id] = OrderedDict()
         # The first block last: a chain is forgotten from its end, as an engine evicts it.
         for block in reversed(chain):
             used_s[block] = now_s
             used_s.move_to_end(block)
-        excess = len(used_s) - self._blocks_max[node_id]
+        excess = len(used_s) - self._blocks_max(node_id)
         for _ in range(excess):
             used_s.popitem(last=False)
 
     def forget(self, node_id: NodeId) -> None:
-        """The node was lost: it comes back empty."""
-        if node_id in self._held:
-            self._held[node_id].clear()
+        """The node was lost: if it comes back, it comes back empty."""
+        self._held.pop(node_id, None)

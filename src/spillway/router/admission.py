@@ -11,13 +11,15 @@ from math import inf, isfinite
 
 from spillway.clock import Clock
 from spillway.core.errors import RequestError
-from spillway.core.types import RequestId, RequestView
+from spillway.core.prefixes import Chain
+from spillway.core.types import NodeId, RequestId, RequestView
 from spillway.router.http_server import ClientConnection, Request
 from spillway.router.models import ModelBook
+from spillway.router.prefixes import PromptMemory
 from spillway.router.relay import Exchange, Owner
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.tokens import PromptRuler
-from spillway.wire.openai import parse_body
+from spillway.wire.openai import ParsedBody, parse_body
 
 REQUEST_ID_BYTES_MAX = 128
 TIMEOUT_HEADER = "x-request-timeout-ms"
@@ -26,7 +28,7 @@ TIMEOUT_HEADER = "x-request-timeout-ms"
 class Admission:
     """Makes an exchange of a client's request.
 
-    live: the ids that are in use.
+    live: the ids that are in use.  memory: of prompts sent before; None when nobody remembers.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Admission:
         clock: Clock,
         live: Container[RequestId],
         router_id: str,
+        memory: PromptMemory | None = None,
     ) -> None:
         self.classes = classes
         self.models = ModelBook()
@@ -44,6 +47,7 @@ class Admission:
         self._clock = clock
         self._live = live
         self._router_id = router_id
+        self._memory = memory
         self._numbers = count(1)
 
     def admit(
@@ -65,6 +69,7 @@ class Admission:
         request_id, id_line = self._name(own.get(b"x-request-id"))
         limit = parsed.output_tokens_max
         now_s = self._clock.now_s()
+        chain, cached = self._recall(parsed, prompt_tokens, prompt_bytes, now_s)
         view = RequestView(
             request_id,
             now_s,
@@ -72,9 +77,17 @@ class Admission:
             self._settings.output_tokens_default if limit is None else limit,
             slo,
             class_name,
+            cached,
             deadline_s=now_s + self._patience_s(own.get(b"x-request-timeout-ms")),
         )
-        return Exchange(owner, conn, request, parsed, prompt_bytes, view, id_line)
+        return Exchange(owner, conn, request, parsed, prompt_bytes, view, id_line, chain)
+
+    def _recall(
+        self, parsed: ParsedBody, prompt_tokens: int, prompt_bytes: int, now_s: float
+    ) -> tuple[Chain, tuple[tuple[NodeId, int], ...]]:
+        if self._memory is None:
+            return (), ()
+        return self._memory.recall(parsed, prompt_tokens, prompt_bytes, now_s)
 
     def _patience_s(self, value: bytes | None) -> float:
         """Return for how long the client waits for a first byte: its own word, within ours."""

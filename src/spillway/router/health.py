@@ -155,6 +155,8 @@ class NodeHealth:
             if self._lists_models:
                 self._shell.models.expect(self.node_id)
             self._shell.log.note("info", "node_back", node=self.node_id)
+        if self._shell.memory is not None:
+            self._shell.memory.lost(self.node_id)
             self._shell.tell(NodeBack(self.node_id))
             self._on_back()
         if self._lists_models:

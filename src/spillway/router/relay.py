@@ -16,6 +16,7 @@ from typing import Protocol
 
 from spillway.clock import Clock
 from spillway.core.decide import Reason, Route
+from spillway.core.prefixes import Chain
 from spillway.core.types import NodeId, RequestView
 from spillway.router.fetch import Unchunker
 from spillway.router.gaps import GapMeter
@@ -70,6 +71,7 @@ class Exchange:
     leg, node_id: the connection now at work for it, and the node that it leads to.
     route, reason: what was decided last; told to the client.
     prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
+    chain: its prompt's leading blocks (`core.prefixes`); empty when nobody remembers prompts.
     kv_since_s: when the prefill node said where the KV waits.
     predicted_s, first_byte_s: TTFT by the last decision, and when it ended; 0 is not known.
     started: bytes of the answer have reached the client, so that nothing can be retried.
@@ -87,6 +89,7 @@ class Exchange:
         "body",
         "conn",
         "fields",
+        "chain",
         "first_byte_s",
         "headers",
         "id_line",
@@ -121,6 +124,7 @@ class Exchange:
         id_line: bytes,
     ) -> None:
         self.owner = owner
+        chain: Chain = (),
         self.conn = conn
         self.request = request
         self.model = parsed.model
@@ -131,6 +135,7 @@ class Exchange:
         self.id_line = id_line
         targets = TARGET_LINES % (view.slo.ttft_s * 1000, view.slo.tbt_s * 1000)
         self.headers = b"".join((*request.lines, id_line, targets))
+        self.chain = chain
         self.body = request.body
         self.kv_params = b""
         self.kv_since_s = view.arrival_s

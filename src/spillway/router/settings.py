@@ -10,7 +10,7 @@ from spillway.core.errors import ConfigError, RequestError
 from spillway.core.types import Slo
 
 KIB, MIB = 1024, 1024 * 1024
-MAY_BE_ZERO = ("port", "kv_block_tokens")
+MAY_BE_ZERO = ("port", "admin_port", "kv_block_tokens", "prefix_blocks_max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class RouterSettings:
     patience_s: from a request's arrival to the first byte of its answer, retries included; beyond
         is 504. A client's x-request-timeout-ms may shorten it. The clients of OpenAI wait 600 s.
 
+    prefix_blocks_max: leading blocks of 1 KiB of each prompt that are remembered, to know which
+        node holds its beginning; 0 remembers none. For engines with prefix caching.
     Towards engines:
     upstream_idle_s: engines close idle connections after 5 s, so ours are used for less.
     upstream_idle_conns_max: idle connections kept per node.
@@ -86,6 +88,7 @@ class RouterSettings:
     stream_silence_s: float = 60.0
     answer_bytes_max: int = 16 * MIB
     health_interval_s: float = 1.0
+    prefix_blocks_max: int = 0
     health_timeout_s: float = 2.0
     health_failures_max: int = 3
     models_interval_s: float = 10.0

@@ -40,6 +40,7 @@ from spillway.router.metrics import RouterMetrics
 from spillway.router.pool import NodePool
 from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.relay import Exchange
+from spillway.router.prefixes import PromptMemory
 from spillway.router.request_log import Ended, RequestLog
 from spillway.router.settings import Classes, RouterSettings
 from spillway.wire.openai import (
@@ -68,6 +69,7 @@ class Shell:
     live: every request that has not ended.
     last_reports: the last word of each node that reports.
     takes_orders: nodes whose plug-in reports from a port of its own. Headers do not reach it inside
+    memory: of what was sent where; None unless the settings ask for it.
         a real engine, so its orders ride in the body: the one change made to a client's body there.
     on_refused: called with a node that refuses connections, before its request is moved on.
     on_tripped: called with a node that fails too many legs, likewise.
@@ -96,7 +98,9 @@ class Shell:
         self.last_reports: dict[NodeId, NodeReport] = {}
         self._streams = 0
         self.live: dict[RequestId, Exchange] = {}
-        self.admission = Admission(settings, classes, clock, self.live, self.router_id)
+        blocks_max = settings.prefix_blocks_max
+        self.memory = PromptMemory(dispatcher.ledger.nodes, blocks_max) if blocks_max else None
+        self.admission = Admission(settings, classes, clock, self.live, self.router_id, self.memory)
         self.models = self.admission.models
         self.ruler = self.admission.ruler
         self.takes_orders: set[NodeId] = set()
@@ -247,7 +251,9 @@ class Shell:
         exchange = self.live[order.request_id]
         exchange.node_id = order.node_id
         exchange.route = route
-        exchange.leg_since_s = self.dispatcher.now_s
+        exchange.leg_since_s = now_s = self.dispatcher.now_s
+        if self.memory is not None:
+            self.memory.sent(order.node_id, exchange.chain, now_s)
         return exchange
 
     def _body(self, order: StartDecode | StartDeflected, exchange: Exchange) -> bytes:

@@ -239,12 +239,10 @@ class Simulation:
         sizes = {row.block_tokens for row in self.rows if row.prefix_blocks}
         block_tokens = min(blocks_together(size) * size for size in sizes)
         room = {
-            spec.node_id: max(1, spec.kv_capacity_tokens // block_tokens)
-            if spec.kv_capacity_tokens
-            else BLOCKS_MAX
+            spec.node_id: spec.kv_capacity_tokens // block_tokens or BLOCKS_MAX
             for spec in self.specs
         }
-        return PrefixIndex(room, stale_s=self.scenario.prefix_stale_s)
+        return PrefixIndex(room.__getitem__, stale_s=self.scenario.prefix_stale_s)
 
     def _node(self, spec: NodeSpec, seed: int) -> SimNode:
         scenario = self.scenario

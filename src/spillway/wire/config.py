@@ -56,6 +56,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     patience_s: Positive | None = None
     upstream_idle_s: Positive | None = None
     connect_s: Positive | None = None
+    prefix_blocks_max: Count | None = None
     first_byte_s: Positive | None = None
     kv_lease_s: Positive | None = None
     kv_block_tokens: Count | None = None
