@@ -21,8 +21,10 @@ from spillway.cli import (
     load,
     profile,
     replay,
+    report,
     serve,
     simulate,
+    sweep,
     trace,
     up,
 )
@@ -65,6 +67,8 @@ def build_app() -> typer.Typer:
     app.command(rich_help_panel=panel)(replay.replay)
     panel = "Measure"
     app.command(rich_help_panel=panel)(simulate.simulate)
+    app.command(rich_help_panel=panel, cls=sweep.SweepCommand)(sweep.sweep)
+    app.command(rich_help_panel=panel)(report.report)
     app.command(rich_help_panel=panel)(load.load)
     app.command(rich_help_panel=panel)(profile.profile)
     app.command(rich_help_panel=panel)(fit.fit)

@@ -115,8 +115,8 @@ def page(
         f"<h1>{escape(_heading(results.runs))}</h1>",
         f'<p class="lead">{escape(_lead(results))}</p>',
         *(f"<p>{escape(note)}</p>" for note in notes),
-        _warning(doubts),
-        _list("findings", findings(results.runs)),
+        warning(doubts),
+        bullets("findings", findings(results.runs)),
         "<h2>Figures</h2>",
         f'<div class="scroll">{table(comparison(results.runs))}</div>',
         '<p class="small">The best of each column stands out. Definitions are at the end.</p>',
@@ -127,6 +127,11 @@ def page(
         f"<footer>Made by spillway {escape(results.spillway_version)}. "
         "This file is complete: it loads nothing.</footer>",
     ]
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a complete HTML file of these pieces of its body; empty ones are left out."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -175,17 +180,19 @@ def _lead(results: Results) -> str:
     return f"{requests} requests per run, seed {results.seed}, spillway {results.spillway_version}"
 
 
-def _list(name: str, items: Sequence[str]) -> str:
+def bullets(name: str, items: Sequence[str]) -> str:
+    """Return a list of sentences, nothing for none."""
     lines = "".join(f"<li>{escape(item).replace(' %', '&nbsp;%')}</li>" for item in items)
     return f'<ul class="{name}">{lines}</ul>' if items else ""
 
 
-def _warning(doubts: Sequence[str]) -> str:
+def warning(doubts: Sequence[str]) -> str:
+    """Return the box of what casts doubt on the figures, nothing when nothing does."""
     if not doubts:
         return ""
     return (
         '<div class="warning" role="alert"><strong>Read these figures with care.</strong>'
-        f"{_list('doubts', doubts)}</div>"
+        f"{bullets('doubts', doubts)}</div>"
     )
 
 
@@ -199,11 +206,15 @@ def _drawable(section: Section, shown: Shown) -> bool:
 
 
 def _figure(section: Section, shown: Shown) -> str:
-    svg = inline_svg(section.plot, shown, section.name)
-    label = f'<svg role="img" aria-label="{escape(section.title)}"'
+    return figure(section.title, section.caption, inline_svg(section.plot, shown, section.name))
+
+
+def figure(title: str, caption: str, svg: str) -> str:
+    """Return a figure with its title and what it shows."""
+    label = f'<svg role="img" aria-label="{escape(title)}"'
     return (
-        f"<figure>\n<h3>{escape(section.title)}</h3>\n"
-        f"<figcaption>{escape(section.caption)}</figcaption>\n"
+        f"<figure>\n<h3>{escape(title)}</h3>\n"
+        f"<figcaption>{escape(caption)}</figcaption>\n"
         f"{svg.replace('<svg', label, 1)}\n</figure>"
     )
 
@@ -237,17 +248,18 @@ def _explained(record: DecisionRecord | None, series: Sequence[Series]) -> str:
 
 def _definitions() -> str:
     words = [(column.name, column.means) for column in COLUMNS]
-    return f"<h2>What the words mean</h2>\n{_terms('words', [*words, *PARTS])}"
+    return f"<h2>What the words mean</h2>\n{terms('words', [*words, *PARTS])}"
 
 
 def _what_was_run(results: Results) -> str:
     options = [(str(key), _value(value)) for key, value in results.config.items()]
     pairs = [("seed", str(results.seed)), ("version", results.spillway_version), *options]
     walls = [(f"{run.policy}, wall clock", f"{run.wall_s:.1f} s") for run in results.runs]
-    return f"<h2>What was run</h2>\n{_terms('run', list(dict([*pairs, *walls]).items()))}"
+    return f"<h2>What was run</h2>\n{terms('run', list(dict([*pairs, *walls]).items()))}"
 
 
-def _terms(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+def terms(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return a list of words with what they mean, or of settings with their values."""
     rows = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(said)}</dd>" for term, said in pairs)
     return f'<dl class="{name}">\n{rows}\n</dl>'
 

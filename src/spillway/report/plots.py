@@ -110,7 +110,7 @@ def write_figure(path: str | Path, plot: Callable[[T], Figure], shown: T) -> Non
     Path(path).write_bytes(_rendered(plot, shown, ending))
 
 
-def inline_svg(plot: Plot, shown: Shown, name: str) -> str:
+def inline_svg(plot: Callable[[T], Figure], shown: T, name: str) -> str:
     """Return a figure as an <svg> element for a page. `name` keeps its ids apart from others'."""
     text = _rendered(plot, shown, "svg").decode()
     text = text[text.index("<svg") :]

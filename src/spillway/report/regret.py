@@ -106,12 +106,12 @@ def where_it_loses(one: Standing, axes: Axes, cell_count: int) -> str:
     """Return one or two sentences on the worst cell of a policy. Nobody is spared."""
     worst = one.worst
     best = worst.best()
+    if one.regret_max_frac <= 0:
+        return "nowhere: no policy is better in any cell."
     if one.regret_max_frac < AS_GOOD_FRAC:
         return (
             f"never by a point or more: its worst cell is {worst.name.text(axes)}, "
             f"{points(one.regret_max_frac)} points behind {best}."
-            if best != one.policy
-            else "nowhere: no policy is better in any cell."
         )
     own, rival = worst.runs[one.policy], worst.runs[best]
     low_frac, high_frac = worst.regret_range_frac(one.policy)

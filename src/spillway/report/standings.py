@@ -82,7 +82,7 @@ class Cell(NamedTuple):
 class Standing(NamedTuple):
     """One policy over all cells.
 
-    worst: the cell of its largest regret.   as_good_count: cells in which it is as good as the best.
+    worst: the cell of its largest regret.   as_good_count: cells where it is as good as the best.
     ttft_factor: geometric mean over cells of its p95 TTFT over the best static policy's.
     """
 
