@@ -38,8 +38,8 @@ caps_tokens = st.sampled_from((256, 512, 2048, 8192))
 
 @st.composite
 def profiles(draw: st.DrawFn) -> LatencyProfile:
-    """A convex step-time law: the default, an additive one, or drawn hinges."""
-    kind = draw(st.sampled_from(("default", "additive", "hinged", "hinged")))
+    """A step-time law: the default, an additive one, drawn hinges, or one that flattens first."""
+    kind = draw(st.sampled_from(("default", "additive", "hinged", "hinged", "flattening")))
     if kind == "default":
         return A100_8B
     pair_s = draw(st.one_of(st.just(0.0), st.floats(1e-11, 5e-9)))
@@ -49,6 +49,18 @@ def profiles(draw: st.DrawFn) -> LatencyProfile:
     if kind == "hinged":
         later = draw(st.lists(st.sampled_from(HINGES[1:]), unique=True, max_size=4))
         hinges = (0, *sorted(later))
+    if kind == "flattening":  # a mixture of experts: steep while a batch meets new experts
+        steep_s, flat_s = draw(st.floats(1e-4, 2e-3)), draw(_slopes())
+        middle_s = (steep_s + flat_s) / 4
+        slopes = (steep_s, middle_s - steep_s, min(flat_s, middle_s) - middle_s)
+        return make_profile(
+            name=kind,
+            step_base_s=base_s,
+            token_hinges=(0, 8, 64),
+            token_s=slopes,
+            kv_token_s=kv_s,
+            token_pair_s=pair_s,
+        )
     first = draw(st.one_of(st.just(0.0) if len(hinges) > 1 else st.nothing(), _slopes()))
     slopes = (first, *(draw(_slopes()) for _ in hinges[1:]))
     return make_profile(

@@ -3,19 +3,24 @@
     T = a0 + f(n) + a_kv·K + a_attn·Σ c_i·(p_i + (c_i + 1)/2),      n = b + Σ c_i
 
 b: sequences in decode, K: their resident KV tokens, (c_i, p_i): prefill chunk i and the context
-computed before it. `f` is convex, increasing and piecewise linear in the scheduled tokens n: one
-slope is the classical additive law (Kairos ports, arXiv 2607.02043); further hinges hold the knee
-where a GPU leaves its memory-bound or graph-captured range. T is linear in the tokens already
-processed when the chunk size is fixed, which is what makes `chunks.py` closed-form.
+computed before it. `f` is continuous, increasing and piecewise linear in the scheduled tokens n:
+one slope is the classical additive law (Kairos ports, arXiv 2607.02043); further hinges hold the
+knee where a GPU leaves its memory-bound or graph-captured range, which bends upwards, and the
+experts that a growing batch of a mixture-of-experts model has to read, which bends downwards. T is
+linear in the tokens already processed when the chunk size is fixed, which is what makes `chunks.py`
+closed-form; that it never falls is what makes the largest safe chunk unique.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import isfinite, sqrt
 
 from spillway.core.errors import ConfigError
+
+ROUNDING_S = 1e-12  # per token: slopes that should add up to 0 may miss it by this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +28,12 @@ class LatencyProfile:
     """Coefficients of the step-time law of one model on one GPU (or tensor-parallel group).
 
     name: shown in reports.                          step_base_s: a0, seconds per step.
-    token_hinges: ascending token counts, first 0.   token_s: slope added at each hinge, s/token.
+    token_hinges: ascending token counts, first 0.   token_s: slope added at each hinge, s/token,
+        negative where f flattens; the slopes that result are not.
     kv_token_s: a_kv, s per resident KV token.       token_pair_s: a_attn, s per (token x context).
     kv_bytes_per_token: size of one token's KV, from the model's configuration.
 
-    Raises ConfigError on a negative, non-finite or missing coefficient.
+    Raises ConfigError on a non-finite or missing coefficient, or a step that gets shorter.
     """
 
     name: str
@@ -46,7 +52,7 @@ class LatencyProfile:
         values, slopes, value, slope, before = [], [], 0.0, 0.0, 0
         for hinge, added in zip(self.token_hinges, self.token_s, strict=True):
             value += slope * (hinge - before)
-            slope += added
+            slope = max(0.0, slope + added)
             before = hinge
             values.append(value)
             slopes.append(slope)
@@ -65,9 +71,13 @@ def _check(profile: LatencyProfile) -> None:
         raise ConfigError(f"{where}: token_hinges is {hinges}; it must ascend and start at 0")
     if len(profile.token_s) != len(hinges):
         raise ConfigError(f"{where}: token_s needs one slope per hinge, {len(hinges)}")
-    if any(not isfinite(slope) or slope < 0 for slope in profile.token_s):
-        raise ConfigError(f"{where}: token_s is {profile.token_s}; every slope must be >= 0")
-    if profile.step_base_s + sum(profile.token_s) <= 0:
+    slopes_s = tuple(accumulate(profile.token_s))
+    if any(not isfinite(slope_s) or slope_s < -ROUNDING_S for slope_s in slopes_s):
+        raise ConfigError(
+            f"{where}: token_s is {profile.token_s}; a step with more tokens must not be shorter, "
+            "so no sum of the first slopes may be negative"
+        )
+    if profile.step_base_s + max(slopes_s) <= 0:
         raise ConfigError(f"{where}: every coefficient is 0; a step must take time")
     if profile.kv_bytes_per_token < 1:
         raise ConfigError(f"{where}: kv_bytes_per_token must be at least 1")
