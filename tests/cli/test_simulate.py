@@ -69,6 +69,7 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
     flags = ("--cluster", "1p2d", "--bias", "1.2", "--noise", "0.1", "--report-period-s", "0")
     flags += ("--decode-chunk-tokens", "256", "--slo-ttft-s", "2", "--slo-tbt-s", "0.1")
     flags += ("--speed-up", "2", "--profile", "qwen3-8b-h100", "--policy", "headroom")
+    flags += ("--link", "100gbps", "--apply", "thin=0.9")
     assert spillway("simulate", *SMALL, *flags, "--json", tmp_path / "o.json").code == 0
     assert results(tmp_path / "o.json")["config"] == {
         "command": "simulate",
@@ -79,7 +80,10 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
         "to_s": None,
         "speed_up": 2.0,
         "cluster": "1p2d",
+        "operations": ["thin=0.9"],
         "profile": "qwen3-8b-h100",
+        "link_bytes_per_s": 10e9,
+        "link_base_s": 0.001,
         "slo_ttft_s": 2.0,
         "slo_tbt_s": 0.1,
         "bias": 1.2,
@@ -88,6 +92,14 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
         "chunk_mode": "static",
         "chunk_tokens_max": 256,
     }
+
+
+def test_a_derived_profile_says_so_in_every_report(spillway: Command, tmp_path: Path) -> None:
+    name, page = "deepseek-v2-lite-h100-derived", tmp_path / "page.html"
+    ran = spillway("simulate", *SMALL, "--profile", name, "--html", page, "--json", tmp_path / "o")
+    assert "derived from first principles (±40%), not measured" in " ".join(ran.err.split())
+    assert "derived from first principles" in page.read_text()
+    assert results(tmp_path / "o")["config"]["profile"] == name
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_describe_prints_and_writes_the_figures(
     assert "gap CV                0.00" in ran.out
     assert "1 rows dropped: 1 × ContextTokens is below 1 (line 122)" in " ".join(ran.err.split())
     told = json.loads(figures.read_text())
-    assert told["figures"]["prompt"]["max"] == 219
+    assert told["figures"]["prompt_tokens"]["max"] == 219
     assert told["config"]["rows_dropped"] == {"ContextTokens is below 1": 1}
     assert told["config"]["format"] == "azure"
 

@@ -149,7 +149,7 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
             NODES + "      profile: llama",
             6,
             "nodes.decode[0].profile: profile 'llama': not a built-in profile and not a file; "
-            "allowed: llama-3.1-70b-tp4-a100,",
+            "allowed: deepseek-v2-lite-a100-derived,",
         ),
         (
             NODES + "defaults:\n  profile: gone.json",

@@ -21,7 +21,7 @@ def test_the_figures_of_a_metronome():
         (60.0, 1.0, 0.0),
     ]
     assert figures.prompt_output_ratio == figures.median_ratio == 10.0
-    assert figures.pearson is figures.spearman is None  # nothing varies
+    assert figures.pearson_correlation is figures.spearman_correlation is None  # nothing varies
     assert figures.shared_prefix_frac is None
 
 
@@ -36,19 +36,20 @@ def test_poisson_arrivals_have_cv_and_dispersion_1():
 def test_lengths_and_their_relation():
     rows = [Row(float(at), at, at * at) for at in range(1, 101)] + [Row(101.0, 40_000, 1)]
     figures = describe(rows)
-    assert (figures.prompt.p50, figures.prompt.max, figures.prompt.total) == (51, 40_000, 45_050)
+    prompt = figures.prompt_tokens
+    assert (prompt.p50, prompt.max, prompt.total) == (51, 40_000, 45_050)
     assert figures.beyond_32k_frac == 1 / 101
     assert figures.longest_share_frac == pytest.approx((40_000 + 97 + 98 + 99 + 100) / 45_050)
     alone = describe(rows[:100])
-    assert alone.spearman == pytest.approx(1.0)
-    assert alone.pearson is not None
-    assert 0.9 < alone.pearson < 1.0
+    assert alone.spearman_correlation == pytest.approx(1.0)
+    assert alone.pearson_correlation is not None
+    assert 0.9 < alone.pearson_correlation < 1.0
     assert alone.median_ratio == pytest.approx((1 / 50 + 1 / 51) / 2)
 
 
 def test_equal_lengths_share_their_rank():
     rows = [Row(float(at), prompt, prompt) for at, prompt in enumerate((5, 5, 5, 9))]
-    assert describe(rows).spearman == pytest.approx(1.0)
+    assert describe(rows).spearman_correlation == pytest.approx(1.0)
 
 
 def test_shared_prefixes_end_at_the_first_block_not_seen():
@@ -66,7 +67,7 @@ def test_requests_without_a_span_have_no_rate(rows: list[Row]):
     figures = describe(rows)
     assert figures.rate_per_s is figures.gap_cv is figures.prompt_tokens_per_s is None
     assert figures.burstiness == []
-    assert figures.prompt.mean == 5
+    assert figures.prompt_tokens.mean == 5
 
 
 def test_no_requests_have_no_figures():

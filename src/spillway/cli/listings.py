@@ -33,7 +33,11 @@ def policies() -> None:
 
 
 def profiles() -> None:
-    """List the built-in latency profiles: model, GPU, fit, KV room."""
+    """List the built-in latency profiles: model, GPU, fit, KV room.
+
+    A profile is GPU time alone unless it says otherwise. A derived one was
+    computed from the model's configuration and never measured.
+    """
     from spillway.wire.profile import DEFAULT_PROFILE, builtin_names, load_profile_file
 
     for name in builtin_names():
@@ -42,9 +46,14 @@ def profiles() -> None:
         gpus = f"{origin.tensor_parallel} x " if origin.tensor_parallel > 1 else ""
         fit = profile.fit_error
         error = f"fitted within {fit.median_frac:.1%} (median)" if fit else "fit not measured"
+        engine = f"{origin.engine} {origin.engine_version}"
+        if profile.derived_error_frac:
+            error, engine = f"within ±{profile.derived_error_frac:.0%}", "derived, not measured"
+        host = f"; host {profile.host_overhead_s * 1e3:g} ms" if profile.host_overhead_s else ""
         default = "  (default)" if name == DEFAULT_PROFILE else ""
         typer.echo(f"{typer.style(name, bold=True)}{default}")
+        typer.echo(f"    {origin.model} on {gpus}{origin.gpu}, {engine}")
         typer.echo(
-            f"    {origin.model} on {gpus}{origin.gpu}, {origin.engine} {origin.engine_version}; "
-            f"{error}; KV room {profile.kv_capacity_tokens:,} tokens"
+            f"    {error}{host}; KV {profile.kv_bytes_per_token:,} B/token, "
+            f"room {profile.kv_capacity_tokens:,} tokens"
         )

@@ -130,6 +130,16 @@ Cluster = Annotated[
         rich_help_panel=CLUSTER,
     ),
 ]
+LinkName = Annotated[
+    str | None,
+    typer.Option(
+        "--link",
+        metavar="NAME",
+        help="What KV travels on: nvlink, 400gbps, 200gbps, 100gbps, 25gbps or 10gbps. "
+        "Default: 25 GB/s with 2 ms of set-up.",
+        rich_help_panel=CLUSTER,
+    ),
+]
 Bias = Annotated[
     float,
     typer.Option(

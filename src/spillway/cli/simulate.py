@@ -35,6 +35,7 @@ def simulate(
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
     policy: options.Policies = None,
     profile: options.Profile = DEFAULT_PROFILE,
+    link: options.LinkName = None,
     bias: options.Bias = 1.0,
     noise: options.Noise = 0.0,
     report_period_s: options.ReportPeriod = 0.1,
@@ -62,13 +63,15 @@ def simulate(
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
     """
     from spillway.cli.rows import Ask, choose_rows
+    from spillway.wire.profile import load_profile_file
 
     part = (duration_s, from_s, to_s, speed_up, seed)
     workload = choose_rows(Ask(trace, synthetic, rate, *part, operations=apply))
     targets_s = (slo_ttft_s, slo_tbt_s)
     scenario = _scenario(
-        cluster, profile, bias, noise, report_period_s, decode_chunk_tokens, targets_s
+        cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens, targets_s
     )
+    workload = workload._replace(notes=(*workload.notes, *load_profile_file(profile).caveats()))
     names = policy or options.COMPARED_POLICIES
     keep = decisions is not None or html is not None
     compared = _compare(scenario, workload, names, seed, checks=check, keep=keep)
@@ -97,6 +100,7 @@ class Compared(NamedTuple):
 def _scenario(
     cluster: str,
     profile: str,
+    link: str | None,
     bias_frac: float,
     noise_frac: float,
     report_period_s: float,
@@ -107,6 +111,7 @@ def _scenario(
 
     from spillway.core.types import ChunkMode, Slo
     from spillway.sim.scenario import Scenario
+    from spillway.wire.links import named_link
 
     scenario = Scenario(
         cluster=cluster,
@@ -116,6 +121,9 @@ def _scenario(
         noise_frac=noise_frac,
         report_period_s=report_period_s,
     )
+    if link is not None:
+        named = named_link(link)
+        scenario = replace(scenario, link_bytes_per_s=named.bytes_per_s, link_base_s=named.base_s)
     if decode_chunk_tokens is None:
         return scenario
     return replace(scenario, chunk_mode=ChunkMode.STATIC, chunk_tokens_max=decode_chunk_tokens)
@@ -231,6 +239,8 @@ def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
         **workload.config,
         "cluster": scenario.cluster,
         "profile": scenario.profile,
+        "link_bytes_per_s": scenario.link_bytes_per_s,
+        "link_base_s": scenario.link_base_s,
         "slo_ttft_s": slo.ttft_s,
         "slo_tbt_s": slo.tbt_s,
         "bias": scenario.bias_frac,

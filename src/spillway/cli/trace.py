@@ -152,7 +152,7 @@ def _print(figures: WorkloadFigures) -> None:
             f"{one.tokens_peak_over_mean:>18.1f}"
         )
     typer.echo(f"\n{'tokens':<12}" + "".join(f"{name:>10}" for name in LENGTH_COLUMNS))
-    for name, lengths in (("prompt", figures.prompt), ("output", figures.output)):
+    for name, lengths in (("prompt", figures.prompt_tokens), ("output", figures.output_tokens)):
         values = (getattr(lengths, column) for column in LENGTH_COLUMNS)
         typer.echo(f"{name:<12}" + "".join(f"{value:>10,.0f}" for value in values))
 
@@ -173,10 +173,9 @@ def _facts(figures: WorkloadFigures) -> list[tuple[str, str]]:
             f"{figures.median_ratio:.1f} for the median request",
         )
     )
-    if figures.pearson is not None and figures.spearman is not None:
-        facts.append(
-            ("correlation", f"{figures.pearson:.2f} (Pearson), {figures.spearman:.2f} (Spearman)")
-        )
+    pearson, spearman = figures.pearson_correlation, figures.spearman_correlation
+    if pearson is not None and spearman is not None:
+        facts.append(("correlation", f"{pearson:.2f} (Pearson), {spearman:.2f} (Spearman)"))
     facts.append(("longest 5 %", f"{figures.longest_share_frac:.0%} of the prompt tokens"))
     facts.append(("beyond 32,768 tokens", f"{figures.beyond_32k_frac:.1%} of the requests"))
     if figures.shared_prefix_frac is not None:

@@ -15,9 +15,15 @@ import msgspec
 from spillway.core.errors import ConfigError
 from spillway.core.latency import LatencyProfile
 from spillway.wire.codec import convert, did_you_mean, in_file, parse_json
+from spillway.wire.gpus import GPUS
+from spillway.wire.modelshape import ModelShape, kv_bytes_per_token
+from spillway.wire.profilefloor import VALUE_BYTES, floor_faults, floor_of
 
 PROFILE_SCHEMA_VERSION = 1
 DEFAULT_PROFILE = "llama-3.1-8b-a100"
+
+DERIVED = "derived"  # in the name of every profile that nobody measured
+SIXTEEN_BIT = ("bfloat16", "float16")
 
 _BUILTIN_DIR = Path(__file__).parent / "profiles"
 
@@ -27,11 +33,14 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Coefficients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The step-time law of `core.latency`, in seconds per step, token, KV token and token pair."""
+    """The step-time law of `core.latency`, in seconds per step, token, KV token and token pair.
+
+    token_s: slope added at each hinge; negative where the step time flattens.
+    """
 
     step_base_s: Amount
     token_hinges: tuple[Count, ...]
-    token_s: tuple[Amount, ...]
+    token_s: tuple[float, ...]
     kv_token_s: Amount
     token_pair_s: Amount
 
@@ -80,12 +89,21 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     notes: str = ""
 
 
-class ProfileFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProfileFile(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """One profile file.
 
     kv_bytes_per_token: over all GPUs of the tensor-parallel group; what a transfer moves.
     kv_capacity_tokens: KV room of one node unless its configuration says otherwise; 0 is unknown.
     fit_error, validity: None when nobody measured them.
+    host_overhead_s: what a step costs beside the GPU (scheduling, sampling), on top of the
+        coefficients; 0 where they hold it already, or nobody knows.
+    model: the configuration that kv_bytes_per_token and the floors follow from; None when unknown.
+    derived_error_frac: above 0 for a profile that was derived and not measured: by how much it may
+        well be wrong. Such a profile has `derived` in its name.
+    below_floor_because: why coefficients may be faster than the hardware is at its peak; without
+        it such a profile is refused.
     """
 
     schema_version: int
@@ -96,13 +114,57 @@ class ProfileFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kv_capacity_tokens: Count = 0
     fit_error: FitError | None = None
     validity: Validity | None = None
+    host_overhead_s: Amount = 0.0
+    model: ModelShape | None = None
+    derived_error_frac: Amount = 0.0
+    below_floor_because: str = ""
+
+    def caveats(self) -> tuple[str, ...]:
+        """Return what every report on this profile has to say, a sentence each."""
+        said = []
+        if self.derived_error_frac:
+            error = f"±{self.derived_error_frac:.0%}"
+            said.append(
+                f"profile {self.name}: derived from first principles ({error}), not measured"
+            )
+        if self.below_floor_because:
+            said.append(
+                f"profile {self.name}: faster than its hardware at its peak, "
+                f"because: {self.below_floor_because}"
+            )
+        return tuple(said)
+
+    def faults(self) -> list[str]:
+        """Return what of it cannot be true, a sentence each.
+
+        The floors are checked for 16-bit weights on a known GPU with a known model.
+        """
+        origin = self.provenance
+        found = []
+        if bool(self.derived_error_frac) != (DERIVED in self.name):
+            found.append(f"name: {DERIVED!r} is for profiles with derived_error_frac, and for all")
+        if self.model is None or origin.dtype not in SIXTEEN_BIT:
+            return found
+        kv_bytes = kv_bytes_per_token(self.model, VALUE_BYTES)
+        if self.kv_bytes_per_token != kv_bytes:
+            found.append(
+                f"kv_bytes_per_token: is {self.kv_bytes_per_token}, but follows from model as "
+                f"{kv_bytes}"
+            )
+        if origin.gpu in GPUS and not self.below_floor_because:
+            floor = floor_of(self.model, GPUS[origin.gpu], origin.tensor_parallel)
+            hint = "; if that is meant, say why in below_floor_because"
+            found += [
+                f"coefficients: {fault}{hint}" for fault in floor_faults(self.latency(), floor)
+            ]
+        return found
 
     def latency(self) -> LatencyProfile:
         """Return the part that decisions use. Raises ConfigError on coefficients without sense."""
         law = self.coefficients
         return LatencyProfile(
             name=self.name,
-            step_base_s=law.step_base_s,
+            step_base_s=law.step_base_s + self.host_overhead_s,
             token_hinges=law.token_hinges,
             token_s=law.token_s,
             kv_token_s=law.kv_token_s,
@@ -148,6 +210,8 @@ def load_profile_file(name_or_path: str) -> ProfileFile:
         profile.latency()
     except ConfigError as error:
         raise ConfigError(f"{path}: coefficients: {error}") from None
+    for fault in profile.faults():
+        raise ConfigError(f"{path}: {fault}")
     return profile
 
 

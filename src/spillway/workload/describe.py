@@ -17,8 +17,8 @@ LONG_CONTEXT_TOKENS = 32_768  # the context of many served models
 LONGEST_FRAC = 0.05
 
 
-class Lengths(msgspec.Struct, frozen=True, kw_only=True):
-    """Of prompts or of outputs, in tokens."""
+class LengthFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Of prompts or of outputs, all in tokens."""
 
     total: int
     mean: float
@@ -47,8 +47,9 @@ class WorkloadFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     span_s: first to last arrival.   gap_cv: standard deviation of the gaps between arrivals over
     their mean, 1 for a Poisson process.   prompt_output_ratio: of all tokens;
-    median_ratio: the median over requests.   pearson, spearman: correlation of a request's prompt
-    and output length.   longest_share_frac: of the prompt tokens, in the longest 5 % of prompts.
+    median_ratio: the median over requests.   pearson_correlation, spearman_correlation: of a
+    request's prompt and output length.
+    longest_share_frac: of the prompt tokens, in the longest 5 % of prompts.
     beyond_32k_frac: of the requests, whose prompt and output are longer together.
     shared_prefix_frac: of the prompt tokens, what a cache without a limit holds on arrival.
     """
@@ -60,12 +61,12 @@ class WorkloadFigures(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_per_s: float | None
     gap_cv: float | None
     burstiness: list[Burstiness]
-    prompt: Lengths
-    output: Lengths
+    prompt_tokens: LengthFigures
+    output_tokens: LengthFigures
     prompt_output_ratio: float
     median_ratio: float
-    pearson: float | None
-    spearman: float | None
+    pearson_correlation: float | None
+    spearman_correlation: float | None
     longest_share_frac: float
     beyond_32k_frac: float
     shared_prefix_frac: float | None
@@ -91,12 +92,12 @@ def describe(rows: Sequence[Row]) -> WorkloadFigures:
         prompt_tokens_per_s=sum(prompts) / span_s if span_s > 0 else None,
         gap_cv=pstdev(gaps_s) / fmean(gaps_s) if span_s > 0 else None,
         burstiness=[_burstiness(rows, window_s) for window_s in WINDOWS_S if span_s >= window_s],
-        prompt=_lengths(prompts),
-        output=_lengths(outputs),
+        prompt_tokens=_lengths(prompts),
+        output_tokens=_lengths(outputs),
         prompt_output_ratio=sum(prompts) / sum(outputs),
         median_ratio=median(row.prompt_tokens / row.output_tokens for row in rows),
-        pearson=_correlation(prompts, outputs),
-        spearman=_correlation(_ranks(prompts), _ranks(outputs)),
+        pearson_correlation=_correlation(prompts, outputs),
+        spearman_correlation=_correlation(_ranks(prompts), _ranks(outputs)),
         longest_share_frac=sum(longest) / sum(prompts),
         beyond_32k_frac=beyond / len(rows),
         shared_prefix_frac=shared_prefix_frac(rows),
@@ -141,9 +142,9 @@ def _burstiness(rows: Sequence[Row], window_s: float) -> Burstiness:
     )
 
 
-def _lengths(tokens: Sequence[int]) -> Lengths:
+def _lengths(tokens: Sequence[int]) -> LengthFigures:
     ordered = sorted(tokens)
-    return Lengths(
+    return LengthFigures(
         total=sum(ordered),
         mean=fmean(ordered),
         p50=percentile(ordered, 0.5),

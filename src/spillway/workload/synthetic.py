@@ -50,7 +50,7 @@ class Part(NamedTuple):
 class Conversations(NamedTuple):
     """Sessions whose every prompt is the whole conversation so far and one more question.
 
-    A session opens with one of `systems` system prompts of `system_tokens`. It has a geometric
+    A session opens with one of `system_count` system prompts of `system_tokens`. It has a geometric
     number of turns with mean `turns_mean`, and ends when a prompt would exceed
     `prompt_tokens_max`. The next question comes after the answer, taken to be written at
     `output_token_s` per token, and an exponential pause of mean `think_mean_s`. Sessions start as a
@@ -60,7 +60,7 @@ class Conversations(NamedTuple):
     class_name: str
     share_frac: float
     turns_mean: float
-    systems: int
+    system_count: int
     system_tokens: int
     question: Lengths
     output: Lengths
@@ -88,8 +88,8 @@ class Conversations(NamedTuple):
         self, seed: int, purpose: str, session_id: str, number: int, start_s: float
     ) -> list[Row]:
         rng = stream(seed, purpose)
-        system = rng.randrange(self.systems)
-        first_ids = (system * BLOCKS_MAX, (self.systems + number) * BLOCKS_MAX)
+        system = rng.randrange(self.system_count)
+        first_ids = (system * BLOCKS_MAX, (self.system_count + number) * BLOCKS_MAX)
         rows: list[Row] = []
         at_s, think_s, history_tokens = start_s, 0.0, self.system_tokens
         for turn in count(1):
@@ -169,7 +169,7 @@ FAMILIES: Mapping[str, Family] = {
                 "default",
                 1.0,
                 turns_mean=6.0,
-                systems=8,
+                system_count=8,
                 system_tokens=1_024,
                 question=Lognormal(200.0, cv=1.5, tokens_max=4_096),
                 output=Lognormal(200.0, cv=0.7, tokens_max=1_024),
