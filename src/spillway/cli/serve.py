@@ -62,7 +62,7 @@ def serve(
     chosen = build_config(config, nodes, policy, listen)
     if end_with_parent:
         watch_parent()
-    status = run(chosen, on_ready=lambda server: _say_ready(chosen, server))
+    status = run(chosen, on_ready=lambda server: _say_ready(chosen, server), path=config)
     raise typer.Exit(status)
 
 

@@ -24,6 +24,8 @@ from spillway.core.events import (
     LegFailed,
     LogDecision,
     NodeBack,
+    NodeJoined,
+    NodeLeft,
     NodeLost,
     NodeReported,
     PrefillFinished,
@@ -118,6 +120,8 @@ class Dispatcher:
             ClientLeft: self._client_left,
             NodeLost: self._node_lost,
             NodeBack: self._node_back,
+            NodeJoined: self._node_joined,
+            NodeLeft: self._node_left,
             TimerFired: self._timer_fired,
         }
 
@@ -253,6 +257,22 @@ class Dispatcher:
         elif not node.view.usable:
             node.view.usable = True
             node.restarted()
+        return []
+
+    def _node_joined(self, event: NodeJoined, now_s: float) -> list[Action]:
+        if event.spec.node_id in self.ledger.nodes:
+            self.ignored_events += 1
+        else:
+            self.ledger.join(event.spec)
+        return []
+
+    def _node_left(self, event: NodeLeft, now_s: float) -> list[Action]:
+        node_id = event.node_id
+        needed = any(node_id in (t.node_id, t.prefill_id) for t in self._live.values())
+        if needed or node_id not in self.ledger.nodes:
+            self.ignored_events += 1
+        else:
+            self.ledger.leave(node_id)
         return []
 
     def _timer_fired(self, event: TimerFired, now_s: float) -> list[Action]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from spillway.core.decide import Decision
-from spillway.core.types import ClusterView, NodeId, RequestId, RequestView
+from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView
 
 # --- facts -----------------------------------------------------------------------------------
 
@@ -81,6 +81,18 @@ class NodeBack(NamedTuple):
     node_id: NodeId
 
 
+class NodeJoined(NamedTuple):
+    """There is another node. It is lost until `NodeBack`; one that is there already is ignored."""
+
+    spec: NodeSpec
+
+
+class NodeLeft(NamedTuple):
+    """A node is no longer part of the cluster. Ignored while a request still depends on it."""
+
+    node_id: NodeId
+
+
 class NodeState(NamedTuple):
     """One node's own word on itself, as of `taken_at_s` on the driver's clock.
 
@@ -121,6 +133,8 @@ Event = (
     | ClientLeft
     | NodeLost
     | NodeBack
+    | NodeJoined
+    | NodeLeft
     | TimerFired
 )
 

@@ -292,17 +292,41 @@ class Ledger:
     ) -> None:
         ordered = sorted(specs, key=lambda spec: spec.node_id)
         self._behind: list[NodeLedger] = []
+        self._calibrated = calibrated
         self.nodes: dict[NodeId, NodeLedger] = {
             spec.node_id: NodeLedger(spec, self._behind, calibrated=calibrated) for spec in ordered
         }
         self.lengths = OutputLengths()
-        views = [node.view for node in self.nodes.values()]
         self._view = ClusterView(
-            prefill=tuple(view for view in views if view.spec.role is Role.PREFILL),
-            decode=tuple(view for view in views if view.spec.role is Role.DECODE),
+            prefill=(),
+            decode=(),
             report_age_max_s=report_age_max_s,
             output_tokens_by_class=self.lengths.by_class,
         )
+        self._seat()
+
+    def join(self, spec: NodeSpec) -> None:
+        """Open a book for one more node, which is not usable yet."""
+        node = NodeLedger(spec, self._behind, calibrated=self._calibrated)
+        node.view.usable = False
+        self.nodes[spec.node_id] = node
+        self._seat()
+
+    def leave(self, node_id: NodeId) -> None:
+        """Close the book of a node. Raises InvariantViolation while anything is booked there."""
+        if self.nodes[node_id].outstanding:
+            raise InvariantViolation(f"{node_id} leaves with work outstanding")
+        del self.nodes[node_id]
+        self._seat()
+
+    def _seat(self) -> None:
+        """Put the nodes' views where policies see them, in order of their ids."""
+        ordered = sorted(self.nodes.items())
+        self.nodes.clear()
+        self.nodes.update(ordered)
+        views = [node.view for node in self.nodes.values()]
+        self._view.prefill = tuple(view for view in views if view.spec.role is Role.PREFILL)
+        self._view.decode = tuple(view for view in views if view.spec.role is Role.DECODE)
 
     def cluster(
         self, now_s: float, decisions: int, without: frozenset[NodeId] = frozenset()

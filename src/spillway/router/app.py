@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from spillway.clock import Clock, MonotonicClock
 from spillway.core.decide import Policy
@@ -16,20 +17,25 @@ from spillway.core.dispatcher import Dispatcher, DispatchLimits
 from spillway.core.errors import ConfigError, InvariantViolation, RequestError
 from spillway.core.events import TimerFired
 from spillway.core.policies import build_policy
-from spillway.core.types import NodeId, NodeSpec, Slo
+from spillway.core.types import NodeSpec, Slo
 from spillway.router.admin import Admin
+from spillway.router.admin_port import AdminPort
 from spillway.router.decision_log import DecisionLog
+from spillway.router.fleet import Fleet
 from spillway.router.health import HealthWatch
-from spillway.router.http_server import ClientConnection, Request
+from spillway.router.http_server import ClientConnection, Front, Request
 from spillway.router.intake import Intake
 from spillway.router.pool import NodePool
+from spillway.router.reload import Reloader
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.shell import Shell
 from spillway.wire.config import DEFAULT_CLASS, ClusterConfig, Node
-from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH
+from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 
 # path: is it a chat
 INFERENCE_PATHS = {COMPLETIONS_PATH.encode(): False, CHAT_PATH.encode(): True}
+# What the port for clients shows when operators have one of their own.
+PUBLIC_PAGES = ("/health", MODELS_PATH)
 ALLOW_GET, ALLOW_POST = b"allow: GET\r\n", b"allow: POST\r\n"
 DEFAULT_CLASSES = Classes({DEFAULT_CLASS: Slo(1.0, 0.06)})
 LISTEN_BACKLOG = 1024
@@ -45,9 +51,9 @@ class Server:
     port: where it listens.   broken: resolves if the dispatcher found its state contradictory.
     """
 
-    def __init__(
-        self, shell: Shell, specs: Sequence[NodeSpec], report_urls: Mapping[NodeId, str]
-    ) -> None:
+    def __init__(self, shell: Shell, nodes: Sequence[Node]) -> None:
+        specs = [node.spec for node in nodes]
+        report_urls = {node.spec.node_id: node.report_url for node in nodes if node.report_url}
         self.shell = shell
         self.settings = shell.settings
         self.connections: set[ClientConnection] = set()
@@ -56,29 +62,29 @@ class Server:
         self.health = HealthWatch(shell, specs)
         self.intake = Intake(shell, specs, report_urls)
         self.health.on_back = self.intake.reopen
+        self.fleet = Fleet(shell, self.health, self.intake, nodes)
         self._admin = Admin(shell, self.health, lambda: len(self.connections))
+        has_own_port = self.settings.admin_port >= 0
+        self._pages = PUBLIC_PAGES if has_own_port else self._admin.paths
+        self.admin_port = AdminPort(shell, self._admin, self.fleet) if has_own_port else None
         self._loop = asyncio.get_running_loop()
         self.broken: asyncio.Future[InvariantViolation] = self._loop.create_future()
         shell.on_violation = self._break
         shell.on_timer = self._wake_dispatcher
         self._draining = False
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._reloader: Reloader | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._log_writers: list[asyncio.Task[None]] = []
 
     async def listen(self) -> None:
         """Begin to serve. Raises ConfigError if the port cannot be had."""
         settings = self.settings
-        try:
-            self._listener = await self._loop.create_server(
-                lambda: ClientConnection(self), settings.host, settings.port, backlog=LISTEN_BACKLOG
+        self.port = await self._listen(self, settings.host, settings.port, "port")
+        if self.admin_port is not None:
+            self.admin_port.port = await self._listen(
+                self.admin_port, settings.admin_host, settings.admin_port, "admin_port"
             )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-                "choose another --port, or 0 for a free one"
-            ) from None
-        self.port = self._listener.sockets[0].getsockname()[1]
         for file in (self.shell.decisions.file, self.shell.log.file):
             writing = file.write_forever(self.shell.clock)
             self._log_writers.append(self._loop.create_task(writing))
@@ -88,11 +94,26 @@ class Server:
         self.health.check()
         self.intake.open()
 
+    async def _listen(self, front: Front, host: str, port: int, key: str) -> int:
+        """Open a port and return its number. Raises ConfigError."""
+        try:
+            listener = await self._loop.create_server(
+                lambda: ClientConnection(front), host, port, backlog=LISTEN_BACKLOG
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror}; "
+                f"choose another {key}, or 0 for a free one"
+            ) from None
+        self._listeners.append(listener)
+        address: tuple[str, int] = listener.sockets[0].getsockname()
+        return address[1]
+
     async def close(self) -> None:
         """Take no more requests, let those in progress finish for `drain_s`, then end."""
         self._draining = True
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         clock = self.shell.clock
         until_s = clock.now_s() + self.settings.drain_s
         while self.shell.live and clock.now_s() < until_s:
@@ -103,7 +124,8 @@ class Server:
         self.intake.close()
         self.shell.stop()
         await asyncio.sleep(0)
-        for conn in list(self.connections):
+        others = self.admin_port.connections if self.admin_port is not None else set()
+        for conn in [*self.connections, *others]:
             conn.transport.abort()
         await asyncio.sleep(0)  # lost connections end their requests, and those their legs
         for pool in self.shell.pools.values():
@@ -112,6 +134,18 @@ class Server:
             writer.cancel()
         await self.shell.decisions.file.finish()
         await self.shell.log.file.finish()
+
+    def follow(self, reloader: Reloader) -> None:
+        """Keep to a configuration from here on: `reload` reads it again, as does its change."""
+        self._reloader = reloader
+        if self.admin_port is not None:
+            self.admin_port.reloader = reloader
+        self._every("config", self.settings.config_watch_s, reloader.watch)
+
+    def reload(self) -> None:
+        """Read the configuration again, if it came from a file."""
+        if self._reloader is not None:
+            self._reloader.reload_quietly()
 
     # --- Front --------------------------------------------------------------------------------
 
@@ -133,7 +167,7 @@ class Server:
     # --- inside -------------------------------------------------------------------------------
 
     def _show_page(self, conn: ClientConnection, request: Request, path: str, query: str) -> None:
-        if path not in self._admin.paths:
+        if path not in self._pages:
             conn.refuse(request, RequestError("there is no such path", status=404))
         elif request.method != b"GET":
             conn.refuse(request, RequestError("this path takes GET", status=405), ALLOW_GET)
@@ -168,6 +202,9 @@ class Server:
             pool.sweep(now_s)
         self.shell.sweep(now_s)
         self.intake.sweep(now_s)
+        self.fleet.sweep()
+        if self.admin_port is not None:
+            self.admin_port.sweep(now_s)
 
     def _break(self, violation: InvariantViolation) -> None:
         if not self.broken.done():
@@ -199,37 +236,46 @@ async def serve(
     log.file.check("decision_log_path")
     dispatcher = Dispatcher(policy, specs, limits, record_views=log.wants_views)
     pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url, _ in known}
-    report_urls = {node.spec.node_id: node.report_url for node in known if node.report_url}
     shell = Shell(dispatcher, pools, classes, settings, clock, log)
     shell.log.file.check("log_path")
-    server = Server(shell, specs, report_urls)
+    server = Server(shell, known)
     await server.listen()
     return server
 
 
-async def serve_config(config: ClusterConfig) -> Server:
-    """Start the router that a configuration describes. Raises ConfigError."""
-    return await serve(
+async def serve_config(config: ClusterConfig, path: Path | None = None) -> Server:
+    """Start the router that a configuration describes. Raises ConfigError.
+
+    path: the file it came from, which can then be read again while the router runs.
+    """
+    server = await serve(
         config.build_nodes(),
         build_policy(config.policy.name, config.policy.options),
         classes=Classes(config.slos(), DEFAULT_CLASS),
         limits=config.limits.build(),
         settings=RouterSettings(**config.router.given()),
     )
+    server.follow(Reloader(server.shell, server.fleet, config, path))
+    return server
 
 
-def run(config: ClusterConfig, on_ready: Callable[[Server], None] = lambda server: None) -> int:
+def run(
+    config: ClusterConfig,
+    on_ready: Callable[[Server], None] = lambda server: None,
+    path: Path | None = None,
+) -> int:
     """Run a router until SIGINT or SIGTERM; return the exit code of the process.
 
-    on_ready: called once it listens. Raises ConfigError.
+    on_ready: called once it listens. path: as for `serve_config`. Raises ConfigError.
     """
 
     async def live() -> int:
-        server = await serve_config(config)
+        server = await serve_config(config, path)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

@@ -83,6 +83,7 @@ class NodeHealth:
         self._failures = 0
         self.is_lost = False
         self.is_up = False  # only once it has answered
+        self.is_draining = False
         self._models_due_s = 0.0
         self._health: Question | None = None
         self._models: Question | None = None
@@ -105,6 +106,16 @@ class NodeHealth:
             shell.breaker.open(self.node_id, shell.clock.now_s())
             self._lose(BREAKER, is_mute=False)
 
+    def drain(self, reason: str) -> None:
+        """Take the node out of use until `resume`, whatever it answers."""
+        self.is_draining = True
+        self._lose(reason, is_mute=False)
+
+    def resume(self) -> None:
+        """Ask it anew: it is back with the next good answer."""
+        self.is_draining = False
+        self.check()
+
     def close(self) -> None:
         for question in (self._health, self._models):
             if question is not None:
@@ -119,7 +130,8 @@ class NodeHealth:
         self._health = None
         if 200 <= status < 300:
             self._failures = 0
-            if self._shell.breaker.may_return(self.node_id, self._shell.clock.now_s()):
+            may_return = self._shell.breaker.may_return(self.node_id, self._shell.clock.now_s())
+            if may_return and not self.is_draining:
                 self._found()
             return
         self._failures += 1
@@ -143,6 +155,8 @@ class NodeHealth:
             self._shell.models.forget(self.node_id)
         self._shell.log.note("warning", "node_lost", node=self.node_id, cause=reason)
         self._shell.last_reports.pop(self.node_id, None)
+        if self._shell.memory is not None:
+            self._shell.memory.lost(self.node_id)
         self._shell.tell(NodeLost(self.node_id, reason))
         if is_mute:
             self._shell.give_up_waiting(self.node_id)
@@ -155,8 +169,6 @@ class NodeHealth:
             if self._lists_models:
                 self._shell.models.expect(self.node_id)
             self._shell.log.note("info", "node_back", node=self.node_id)
-        if self._shell.memory is not None:
-            self._shell.memory.lost(self.node_id)
             self._shell.tell(NodeBack(self.node_id))
             self._on_back()
         if self._lists_models:
@@ -191,7 +203,7 @@ class HealthWatch:
         self._shell = shell
         self.on_back: Callable[[NodeId], None] = lambda node_id: None
         self.nodes = {spec.node_id: self._node(spec) for spec in specs}
-        shell.on_refused = lambda node_id: self.nodes[node_id].refused()
+        shell.on_refused = self._refused
         shell.on_tripped = self._tripped
 
     def check(self) -> None:
@@ -202,6 +214,21 @@ class HealthWatch:
     def close(self) -> None:
         for node in self.nodes.values():
             node.close()
+
+    def add(self, spec: NodeSpec) -> None:
+        """Watch one more node, which is lost until it answers."""
+        node = self.nodes[spec.node_id] = self._node(spec)
+        node.is_lost = True
+        self._shell.models.forget(spec.node_id)
+        node.check()
+
+    def remove(self, node_id: NodeId) -> None:
+        """Watch a node no more."""
+        self.nodes.pop(node_id).close()
+
+    def _refused(self, node_id: NodeId) -> None:
+        if node_id in self.nodes:
+            self.nodes[node_id].refused()
 
     def _tripped(self, node_id: NodeId) -> None:
         """Eject an outlier. The last usable node of a role is none, however badly it does."""

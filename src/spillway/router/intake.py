@@ -204,10 +204,19 @@ class Intake:
         specs: Iterable[NodeSpec],
         report_urls: Mapping[NodeId, str] = MappingProxyType({}),
     ) -> None:
+        self._shell = shell
         self.streams: dict[NodeId, ReportStream] = {
             spec.node_id: ReportStream(shell, spec, report_urls.get(spec.node_id, ""))
             for spec in specs
         }
+
+    def add(self, spec: NodeSpec, report_url: str) -> None:
+        """Listen to one more node, once it is back; see `reopen`."""
+        self.streams[spec.node_id] = ReportStream(self._shell, spec, report_url)
+
+    def remove(self, node_id: NodeId) -> None:
+        """Listen to a node no more."""
+        self.streams.pop(node_id).close()
 
     def open(self) -> None:
         for stream in self.streams.values():

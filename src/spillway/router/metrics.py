@@ -107,6 +107,7 @@ METRICS: dict[str, Metric] = {
     "spillway_reports_dropped_total": _counter("Node reports not taken, by kind.", *NODE_KIND),
     "spillway_decision_log_dropped_total": _counter("Decisions that the log had no room for."),
     "spillway_log_dropped_total": _counter("Lines that the log had no room for."),
+    "spillway_reloads_total": _counter("Times the configuration was read again.", "outcome"),
     "spillway_events_ignored_total": _counter("Late facts about requests that had ended."),
     "spillway_policy_failures_total": _counter("Decisions made by the fall-back."),
 }
@@ -178,6 +179,7 @@ class RouterMetrics:
         "predicted_step",
         "predicted_ttft",
         "reports",
+        "reloads",
         "reports_dropped",
         "requests",
         "strains",
@@ -195,6 +197,7 @@ class RouterMetrics:
         self.ejections_withheld: Counter[str] = Counter()  # node
         self.reports: Counter[str] = Counter()  # node
         self.reports_dropped: Counter[tuple[str, str]] = Counter()  # (node, kind)
+        self.reloads: Counter[str] = Counter()  # done or refused
         self.drift_tokens: Counter[str] = Counter()  # node, with its sign
         self.drift_tokens_total: Counter[str] = Counter()  # node
         self.gaps_late: Counter[str] = Counter()  # route
@@ -214,6 +217,7 @@ class RouterMetrics:
             "spillway_upstream_errors_total": _by_pair(NODE_KIND, self.upstream_errors),
             "spillway_ejections_total": _by_one("node", self.ejections),
             "spillway_ejections_withheld_total": _by_one("node", self.ejections_withheld),
+            "spillway_reloads_total": _by_one("outcome", self.reloads),
             "spillway_stream_gaps_late_total": _by_one("route", self.gaps_late),
             "spillway_node_strains_total": _by_one("node", self.strains),
             "spillway_ledger_drift_tokens": _by_one("node", self.drift_tokens),

@@ -19,6 +19,10 @@ class RouterSettings:
 
     Towards clients:
     host, port: where to listen; port 0 takes a free one.
+    admin_host, admin_port: where metrics, the dashboard and the administration are served; -1: the
+        first two on the port for clients, the last nowhere.
+    admin_token: what a caller of the admin port must send as bearer token; "" lets everybody read
+        and nobody change anything.
     requests_max: concurrent requests; a further one gets 429.
     connections_max: open client connections; a further one is closed at once.
     body_bytes_max, head_bytes_max: of one request; beyond are 413 and 431.
@@ -66,11 +70,15 @@ class RouterSettings:
     drain_s: how long `close` lets running requests finish.
     """
 
+    config_watch_s: how often the configuration file is looked at for a change.
     host: str = "127.0.0.1"
     port: int = 8000
     requests_max: int = 4096
     connections_max: int = 16384
     body_bytes_max: int = 32 * MIB
+    admin_host: str = "127.0.0.1"
+    admin_port: int = -1
+    admin_token: str = ""
     head_bytes_max: int = 32 * KIB
     request_complete_s: float = 30.0
     client_idle_s: float = 75.0
@@ -112,10 +120,12 @@ class RouterSettings:
     drain_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}; it must lie between 0 and 65535")
+        for name, port in (("port", self.port), ("admin_port", max(0, self.admin_port))):
+            if not 0 <= port <= 65535:
+                raise ConfigError(f"{name} is {port}; it must lie between 0 and 65535")
         for field in fields(self):
             value = getattr(self, field.name)
+    config_watch_s: float = 2.0
             if field.name in MAY_BE_ZERO or isinstance(value, str):
                 continue
             if not (isfinite(value) and value > 0):

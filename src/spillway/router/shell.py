@@ -80,7 +80,7 @@ class Shell:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        pools: Mapping[NodeId, NodePool],
+        pools: dict[NodeId, NodePool],
         classes: Classes,
         settings: RouterSettings,
         clock: Clock,

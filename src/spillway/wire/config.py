@@ -48,6 +48,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     host: Text | None = None
     port: Port | None = None
+    admin_host: Text | None = None
+    admin_port: Port | None = None
+    admin_token: str | None = None
     requests_max: AtLeastOne | None = None
     connections_max: AtLeastOne | None = None
     body_bytes_max: AtLeastOne | None = None
@@ -72,6 +75,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decision_log_path: str | None = None
     log_path: str | None = None
     gap_sample_every: AtLeastOne | None = None
+    config_watch_s: Positive | None = None
     drain_s: Positive | None = None
 
     def given(self) -> dict[str, Any]:

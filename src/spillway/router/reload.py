@@ -1,0 +1,108 @@
+"""Reads the configuration file again, by signal, by request, or because it changed.
+
+Nodes and the targets of classes change in place. Everything else needs a restart, and is named. A
+file with a fault changes nothing; the fault is logged and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from spillway.core.errors import ConfigError
+from spillway.core.types import Role
+from spillway.router.fleet import Fleet
+from spillway.router.settings import Classes
+from spillway.router.shell import Shell
+from spillway.wire.codec import convert, in_file
+from spillway.wire.config import (
+    DEFAULT_CLASS,
+    ClusterConfig,
+    DecodeNode,
+    Node,
+    NodesConfig,
+    PrefillNode,
+    load_config,
+)
+
+Stamp = tuple[int, int, int]
+# What a reload leaves as it is.
+FIXED = ("router", "policy", "limits")
+
+
+class Reloader:
+    """Keeps a router at what its configuration file says.
+
+    path: None for a router whose configuration came from flags, which has nothing to read again.
+    """
+
+    def __init__(
+        self, shell: Shell, fleet: Fleet, config: ClusterConfig, path: Path | None
+    ) -> None:
+        self._shell = shell
+        self._fleet = fleet
+        self._config = config
+        self._path = path
+        self._stamp = _stamp(path)
+
+    def reload(self) -> dict[str, Any]:
+        """Read the file again and return what that changed. Raises ConfigError, changing nothing."""
+        if self._path is None:
+            raise ConfigError("this router was started from flags; there is no file to read again")
+        self._stamp = _stamp(self._path)
+        shell = self._shell
+        try:
+            config = load_config(self._path)
+            classes = Classes(config.slos(), DEFAULT_CLASS)
+            joined, left = self._fleet.apply(config.build_nodes())
+        except ConfigError as error:
+            shell.metrics.reloads["refused"] += 1
+            shell.log.note("error", "reload_refused", fault=str(error))
+            raise
+        shell.admission.classes = classes
+        needs_restart = [
+            name for name in FIXED if getattr(config, name) != getattr(self._config, name)
+        ]
+        self._config = replace(config, **{name: getattr(self._config, name) for name in FIXED})
+        shell.metrics.reloads["done"] += 1
+        changed = {"joined": joined, "left": left, "needs_restart": needs_restart}
+        shell.log.note("info", "reloaded", **changed)
+        return changed
+
+    def reload_quietly(self) -> None:
+        """The same for a caller that can be told nothing: a signal, or the watch."""
+        try:
+            self.reload()
+        except ConfigError:
+            return  # counted and logged where it was raised
+
+    def watch(self) -> None:
+        """Read the file again if it is another one than last time."""
+        if self._path is not None and _stamp(self._path) not in (self._stamp, None):
+            self.reload_quietly()
+
+    def build(self, keys: Mapping[str, Any], role: Role) -> Node:
+        """Return a node of the keys that the file would have for it. Raises ConfigError."""
+        where = in_file("node")
+        if "name" not in keys:
+            raise ConfigError("node: name is missing; a node that is added needs one")
+        pools: dict[str, Callable[[], NodesConfig]] = {
+            Role.PREFILL: lambda: NodesConfig(
+                prefill=[convert(keys, PrefillNode, where)], decode=[]
+            ),
+            Role.DECODE: lambda: NodesConfig(prefill=[], decode=[convert(keys, DecodeNode, where)]),
+        }
+        [node] = replace(self._config, nodes=pools[role]()).build_nodes()
+        return node
+
+
+def _stamp(path: Path | None) -> Stamp | None:
+    """Return what changes when a file is written or replaced; None while it cannot be read."""
+    try:
+        seen = path.stat() if path is not None else None
+    except OSError:
+        return None  # between two versions of it: the next look finds the new one
+    return None if seen is None else (seen.st_mtime_ns, seen.st_size, seen.st_ino)
