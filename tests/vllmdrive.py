@@ -27,7 +27,7 @@ from spillway.vllmcluster.plan import MODEL_NAME
 from spillway.vllmcluster.routing import router_config
 from spillway.wire.report import REPORTS_PATH, NodeReport, StepTaken, decode
 
-PATIENCE_S = 60.0  # for what must come true; a test that waits in vain fails
+PATIENCE_S = 150.0  # for what must come true; a test that waits in vain fails
 PREFILL_ALL = ("least-loaded", {})
 DEFLECT_ALL = ("threshold", {"prompt_tokens_max": 100_000})
 

@@ -5,18 +5,12 @@ The simulator and the router are given these, measured apart from the bursts tha
 
 from __future__ import annotations
 
-from random import Random
 from statistics import median
 
-from spillway.calib.client import EngineClient
-from spillway.calib.steps import until
-from spillway.cli.vllm_burst import BASELINE, prompt_s, router_for
-from spillway.clock import MonotonicClock
-from spillway.core.errors import NodeError
+from spillway.cli.vllm_burst import BASELINE, first_token_s, prompt_s, router_for
 from spillway.core.latency import LatencyProfile, step_s
 from spillway.core.types import Slo
 from spillway.vllmcluster.cluster import VllmCluster
-from spillway.vllmcluster.plan import MODEL_NAME
 from spillway.vllmcluster.routing import Link
 from spillway.workload.seeds import stream
 from validate_vllm.results import Handover
@@ -35,8 +29,8 @@ async def measure(
     async with router_for(cluster, BASELINE, slo) as url:
         for _ in range(repeats):
             for tokens in alone_s:
-                alone_s[tokens].append(await _ttft_s(cluster.nodes["p0"].url, tokens, rng))
-                over_s[tokens].append(await _ttft_s(url, tokens, rng))
+                alone_s[tokens].append(await first_token_s(cluster.nodes["p0"].url, tokens, rng))
+                over_s[tokens].append(await first_token_s(url, tokens, rng))
     order_s = max(0.0, median(alone_s[SHORT_TOKENS]) - prompt_s(law, SHORT_TOKENS))
     short_s, long_s = (
         median(after - before for after, before in zip(over_s[n], alone_s[n], strict=True))
@@ -53,14 +47,3 @@ async def measure(
 
 def link_of(handover: Handover) -> Link:
     return Link(handover.link_base_s, handover.link_bytes_per_s)
-
-
-async def _ttft_s(url: str, prompt_tokens: int, rng: Random) -> float:
-    clock = MonotonicClock()
-    async with EngineClient(url, clock, rng) as client:
-        client.model = MODEL_NAME
-        prompt = client.start(prompt_tokens, 1)
-        await until(clock, lambda: prompt.ended, "the answer to a prompt")
-    if prompt.error or not prompt.times_s:
-        raise NodeError(f"a prompt of {prompt_tokens} tokens failed: {prompt.error or 'no token'}")
-    return prompt.times_s[0] - prompt.sent_s

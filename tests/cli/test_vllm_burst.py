@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from spillway.cli.vllm_burst import make_burst, prompt_s, tbt_target_s
-from spillway.core.latency import LatencyProfile
+from spillway.cli.vllm_burst import make_burst, prompt_s, scaled_by, tbt_target_s
+from spillway.core.latency import LatencyProfile, step_s
 from spillway.vllmcluster.plan import VllmPlan, profile_file
 
 PLAN = VllmPlan(folder=Path("unused"), python=Path("python"), shape="m10")
 LAW = profile_file(PLAN).latency()
 
 
-def slower(law: LatencyProfile, factor: float) -> LatencyProfile:
-    return dataclasses.replace(
-        law,
-        step_base_s=factor * law.step_base_s,
-        token_s=tuple(factor * one for one in law.token_s),
-        kv_token_s=factor * law.kv_token_s,
-        token_pair_s=factor * law.token_pair_s,
-    )
+def slower(factor: float) -> LatencyProfile:
+    return scaled_by(profile_file(PLAN), factor).latency()
+
+
+def test_a_slower_engine_takes_longer_for_every_part_of_a_step() -> None:
+    for tokens in (1, 40, 3000):
+        assert prompt_s(slower(2.5), tokens) == pytest.approx(2.5 * prompt_s(LAW, tokens))
+    assert step_s(slower(2.5), 8, 4000) == pytest.approx(2.5 * step_s(LAW, 8, 4000))
 
 
 def test_the_same_seed_gives_the_same_burst_and_another_one_another() -> None:
@@ -31,7 +30,7 @@ def test_the_same_seed_gives_the_same_burst_and_another_one_another() -> None:
 
 
 def test_slower_engines_get_the_same_prompts_more_slowly_and_looser_targets() -> None:
-    fast, slow = make_burst(LAW, 1), make_burst(slower(LAW, 3.0), 1)
+    fast, slow = make_burst(LAW, 1), make_burst(slower(3.0), 1)
     assert [row[1:] for row in slow.rows] == [row[1:] for row in fast.rows]
     for after, before in zip(slow.rows, fast.rows, strict=True):
         assert after.arrival_s == pytest.approx(3 * before.arrival_s)
@@ -54,8 +53,6 @@ def test_it_comes_faster_than_one_prefill_node_can_take_it_and_fits_the_engines(
 
 
 def test_the_gap_target_leaves_room_for_a_chunk_at_the_end_of_a_long_prompt() -> None:
-    from spillway.core.latency import step_s
-
     for factor in (1.0, 4.0):
-        law = slower(LAW, factor)
+        law = slower(factor)
         assert step_s(law, 16, 16 * 500, 64, 4000 - 64) < 0.9 * tbt_target_s(law)

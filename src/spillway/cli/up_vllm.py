@@ -59,34 +59,31 @@ def measure(plan: VllmPlan, policy: str, seed: int) -> None:
 
     Raises ConfigError, also on an unknown policy, before anything starts, and NodeError.
     """
-    from dataclasses import replace
-
     from spillway.cli.demo import Stage, show
     from spillway.cli.rows import Workload
-    from spillway.cli.vllm_burst import BASELINE, make_burst
+    from spillway.cli.vllm_burst import BASELINE
     from spillway.core.policies import build_policy
-    from spillway.vllmcluster.plan import profile_file
 
     build_policy(policy)
-    law = profile_file(plan)
-    burst = make_burst(law.latency(), seed)
-    if plan.plugin is not None:
-        plan = replace(plan, plugin={"tbt_s": burst.slo.tbt_s})
+    policies = list(dict.fromkeys((BASELINE, policy)))
+    burst, law_name, acts = asyncio.run(_play(plan, policies, seed))
     workload = Workload(burst.rows, burst.title, (), {"command": "up --engine vllm --burst"})
-    stage = Stage(workload, plan.prefill_count, plan.decode_count, law.name, *burst.slo, seed)
-    acts = asyncio.run(_play(plan, burst, list(dict.fromkeys((BASELINE, policy)))))
+    stage = Stage(workload, plan.prefill_count, plan.decode_count, law_name, *burst.slo, seed)
     show(stage, acts, None, Path(PAGE), None)
 
 
-async def _play(plan: VllmPlan, burst: Burst, policies: Sequence[str]) -> list[Act]:
-    """Run the policies one after the other on the same engines."""
+async def _play(plan: VllmPlan, policies: Sequence[str], seed: int) -> tuple[Burst, str, list[Act]]:
+    """Run the policies one after the other on the same engines, on a burst of their speed."""
     from spillway.cli.output import announce
+    from spillway.cli.vllm_burst import believe_speed, make_burst
     from spillway.vllmcluster.cluster import VllmCluster
 
-    announce(burst.title, ())
     _note_start(plan)
     async with VllmCluster(plan) as cluster:
-        return [await _act(cluster, burst, policy) for policy in policies]
+        law = await believe_speed(cluster, seed)
+        burst = make_burst(law, seed)
+        announce(burst.title, ())
+        return burst, law.name, [await _act(cluster, burst, policy) for policy in policies]
 
 
 async def _act(cluster: VllmCluster, burst: Burst, policy: str) -> Act:

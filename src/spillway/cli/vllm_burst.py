@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from random import Random
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from spillway.core.errors import NodeError
 from spillway.core.latency import LatencyProfile, prefill_s, step_s, token_pairs
-from spillway.core.types import Slo
+from spillway.core.types import Role, Slo
 from spillway.wire.records import RequestRecord
 from spillway.workload.lengths import Lengths, Lognormal
 from spillway.workload.row import Row
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from spillway.router.app import Server
     from spillway.vllmcluster.cluster import VllmCluster
     from spillway.vllmcluster.routing import Link
+    from spillway.wire.profile import ProfileFile
 
 BASELINE = "least-loaded"  # static disaggregation: every prompt by the prefill path
 STEP_TOKENS = 2048
@@ -38,6 +41,7 @@ LEAD_FRAC = 0.1  # of the time that the burst's prefill takes, before it begins
 TTFT_PROMPTS = 3.0  # TTFT target: so many mean prompts' prefill
 TBT_STEPS = 6.0  # gap target: so many decode steps of the batch below
 TYPICAL_SEQS, TYPICAL_CONTEXT_TOKENS = 16, 500
+PROBES = 5
 READY_S_MAX = 60.0
 POLL_S = 0.05
 DRAIN_S = 120.0
@@ -92,6 +96,53 @@ def make_burst(law: LatencyProfile, seed: int, prompts: int = BURST_PROMPTS) -> 
 def prompt_s(law: LatencyProfile, prompt_tokens: int) -> float:
     """Return the seconds that one prompt takes on an idle prefill node."""
     return prefill_s(law, prompt_tokens, token_pairs(prompt_tokens, 0), STEP_TOKENS)
+
+
+async def first_token_s(url: str, prompt_tokens: int, rng: Random) -> float:
+    """Return how long one prompt's first token takes at an engine or router. Raises NodeError."""
+    from spillway.calib.client import EngineClient
+    from spillway.calib.steps import until
+    from spillway.clock import MonotonicClock
+    from spillway.vllmcluster.plan import MODEL_NAME
+
+    clock = MonotonicClock()
+    async with EngineClient(url, clock, rng) as client:
+        client.model = MODEL_NAME
+        prompt = client.start(prompt_tokens, 1)
+        await until(clock, lambda: prompt.ended, "the answer to a prompt")
+    if prompt.error or not prompt.times_s:
+        raise NodeError(f"a prompt of {prompt_tokens} tokens failed: {prompt.error or 'no token'}")
+    return prompt.times_s[0] - prompt.sent_s
+
+
+async def believe_speed(cluster: VllmCluster, seed: int) -> LatencyProfile:
+    """Return the plan's law, scaled to how fast its engines are here; routers then read that one.
+
+    A few prompts on an idle prefill node tell the scale; its shape is that of another processor.
+    """
+    from spillway.vllmcluster.plan import profile_file
+    from spillway.wire.profile import write_profile_file
+
+    rng = stream(seed, "vllm_burst.probes")
+    url = next(node.url for node in cluster.nodes.values() if node.role is Role.PREFILL)
+    probes_s = [await first_token_s(url, LONG_TOKENS, rng) for _ in range(PROBES)]
+    file = profile_file(cluster.plan)
+    scaled = scaled_by(file, median(probes_s) / prompt_s(file.latency(), LONG_TOKENS))
+    write_profile_file(cluster.plan.profile_path, scaled)
+    return scaled.latency()
+
+
+def scaled_by(file: ProfileFile, factor: float) -> ProfileFile:
+    """Return the profile of engines that take so many times as long for everything."""
+    law = file.coefficients
+    coefficients = replace(
+        law,
+        step_base_s=factor * law.step_base_s,
+        token_s=tuple(factor * one for one in law.token_s),
+        kv_token_s=factor * law.kv_token_s,
+        token_pair_s=factor * law.token_pair_s,
+    )
+    return replace(file, coefficients=coefficients)
 
 
 def _arrivals(seed: int, kind: str, count: int, duration_s: float) -> list[float]:
