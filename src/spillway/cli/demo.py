@@ -94,7 +94,7 @@ def demo(
     """
     import asyncio
 
-    from spillway.cli.rows import Ask, choose_rows
+    from spillway.cli.rows import Ask, choose_rows, with_caveats
     from spillway.core.policies import build_policy
     from spillway.sim.scenario import parse_cluster
 
@@ -107,7 +107,7 @@ def demo(
     cut = burst_cut(profile, prefill_count, TOGETHER if together else IN_TURN)
     drawn_s = DRAWN_S * speed_up
     part = (drawn_s, from_s, to_s, speed_up, seed)
-    workload = choose_rows(Ask(trace, None, None, *part, cut, apply))
+    workload = with_caveats(choose_rows(Ask(trace, None, None, *part, cut, apply)), profile)
     targets_s = (slo_ttft_s, slo_tbt_s)
     stage = Stage(workload, prefill_count, decode_count, profile, *targets_s, seed)
     acts = asyncio.run(_play(stage, names, together=together))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from spillway.cli.output import working
 from spillway.core.errors import ConfigError
+from spillway.wire.profile import load_profile_file
 from spillway.workload.operations import (
     Dated,
     apply_operation,
@@ -81,6 +82,11 @@ def choose_rows(ask: Ask) -> Workload:
     if ask.rate_per_s is not None:
         raise ConfigError("--rate is for --synthetic; a trace takes --speed-up")
     return _cut(ask, _from_traces(ask, ask.traces))
+
+
+def with_caveats(workload: Workload, profile: str) -> Workload:
+    """Return the workload with a note on what every report on this profile has to say."""
+    return workload._replace(notes=(*workload.notes, *load_profile_file(profile).caveats()))
 
 
 def _from_traces(ask: Ask, paths: Sequence[Path]) -> Workload:

@@ -62,16 +62,15 @@ def simulate(
       spillway simulate --trace conv.csv --trace code.csv --apply arrivals=poisson
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
     """
-    from spillway.cli.rows import Ask, choose_rows
-    from spillway.wire.profile import load_profile_file
+    from spillway.cli.rows import Ask, choose_rows, with_caveats
 
     part = (duration_s, from_s, to_s, speed_up, seed)
     workload = choose_rows(Ask(trace, synthetic, rate, *part, operations=apply))
+    workload = with_caveats(workload, profile)
     targets_s = (slo_ttft_s, slo_tbt_s)
     scenario = _scenario(
         cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens, targets_s
     )
-    workload = workload._replace(notes=(*workload.notes, *load_profile_file(profile).caveats()))
     names = policy or options.COMPARED_POLICIES
     keep = decisions is not None or html is not None
     compared = _compare(scenario, workload, names, seed, checks=check, keep=keep)
