@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from spillway.core.errors import ConfigError
+from spillway.workload.describe import shared_prefix_frac
 from spillway.workload.operations import Dated, drop_longer_than, largest_burst, merge, window
-from spillway.workload.row import Row
 from spillway.workload.seeds import stream
 from spillway.workload.traces import BUNDLES, FORMATS, read_trace
 
@@ -83,18 +83,6 @@ def test_dropped_text_says_how_many_why_and_where(tmp_path: Path):
     assert read_trace(path).dropped_text() == ""
 
 
-def shared_frac(rows: list[Row]) -> float:
-    """Share of prompt tokens that a cache without a limit holds when the request arrives."""
-    seen: set[int] = set()
-    shared_tokens = 0
-    for row in rows:
-        blocks = next((at for at, one in enumerate(row.prefix_blocks) if one not in seen), None)
-        held = len(row.prefix_blocks) if blocks is None else blocks
-        shared_tokens += min(held * row.block_tokens, row.prompt_tokens)
-        seen.update(row.prefix_blocks)
-    return shared_tokens / sum(row.prompt_tokens for row in rows)
-
-
 # --- the published traces --------------------------------------------------------------------
 
 
@@ -133,7 +121,7 @@ def test_mooncake_conversation_is_read_whole():
     literal = read_trace(MOONCAKE, spread_ticks=False)
     assert len({row.arrival_s for row in literal.rows}) == 1_180
     assert len({row.arrival_s for row in trace.rows}) == 12_031
-    assert shared_frac(trace.rows) == pytest.approx(0.37, abs=0.01)
+    assert shared_prefix_frac(trace.rows) == pytest.approx(0.37, abs=0.01)
 
 
 @needs_traces
@@ -151,7 +139,7 @@ def test_ragpulse_shares_as_much_as_its_components_do():
     trace = read_trace(RAGPULSE)
     assert (len(trace.rows), trace.dropped) == (3_800, {})
     assert trace.rows[-1].arrival_s - trace.rows[0].arrival_s == 604_371
-    assert shared_frac(trace.rows) == pytest.approx(0.31, abs=0.01)
+    assert shared_prefix_frac(trace.rows) == pytest.approx(0.31, abs=0.01)
 
 
 @needs_traces
@@ -163,7 +151,7 @@ def test_agentic_sessions_reuse_nearly_all_of_their_prompts():
     sessions = {row.session_id for row in trace.rows}
     assert len({one.partition("/")[0] for one in sessions}) == 109
     assert len([one for one in sessions if "/" in one]) == 9
-    assert shared_frac(trace.rows) == pytest.approx(0.94, abs=0.01)
+    assert shared_prefix_frac(trace.rows) == pytest.approx(0.94, abs=0.01)
 
 
 @needs_traces

@@ -17,8 +17,8 @@ SUFFIXES = (".json", ".csv")
 
 
 def has_members(path: Path) -> bool:
-    """Return whether `path` is a folder or a tar archive. Raises OSError when it is not there."""
-    return path.is_dir() or tarfile.is_tarfile(path)
+    """Return whether `path` is a folder or a tar archive. A pipe is neither, and stays unread."""
+    return path.is_dir() or (path.is_file() and tarfile.is_tarfile(path))
 
 
 def read_members(path: Path) -> dict[str, bytes]:

@@ -4,8 +4,9 @@
 where the next begins. Gaps are a renewal process of that family, rescaled to the rate.
 `chunk-N-dataset.json` has the distribution of prompt and output lengths per six hours, each as the
 text of a Python dict. Prompt and output are published as marginals only and drawn independently;
-the upstream generator ties their ranks. A client is a session of nothing: the trace has no turns
-and no prefixes. Source: github.com/alibaba/ServeGen and arXiv:2505.09999.
+the upstream generator ties their ranks. `reason_ratio`, the share of the output that is reasoning,
+changes nothing here. There are no turns and no prefixes. Source: github.com/alibaba/ServeGen and
+arXiv:2505.09999.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ class Conversations(NamedTuple):
     ) -> list[Row]:
         rng = stream(seed, purpose)
         system = rng.randrange(self.system_count)
-        first_ids = (system * BLOCKS_MAX, (self.system_count + number) * BLOCKS_MAX)
+        shared_blocks = self.system_tokens // BLOCK_TOKENS
+        own_id = (self.system_count + number) * BLOCKS_MAX
+        ids = list(range(system * BLOCKS_MAX, system * BLOCKS_MAX + shared_blocks))
         rows: list[Row] = []
         at_s, think_s, history_tokens = start_s, 0.0, self.system_tokens
         for turn in count(1):
@@ -97,14 +99,15 @@ class Conversations(NamedTuple):
             if prompt_tokens > self.prompt_tokens_max or turn > TURNS_MAX:
                 break
             output_tokens = self.output.draw(rng)
-            blocks = self._blocks(prompt_tokens, *first_ids)
+            # Whole blocks only; turns share the id objects, as there are many.
+            ids += range(own_id + len(ids), own_id + prompt_tokens // BLOCK_TOKENS)
             rows.append(
                 Row(
                     at_s,
                     prompt_tokens,
                     output_tokens,
                     self.class_name,
-                    blocks,
+                    tuple(ids),
                     BLOCK_TOKENS,
                     session_id,
                     think_s,
@@ -116,12 +119,6 @@ class Conversations(NamedTuple):
             think_s = rng.expovariate(1.0 / self.think_mean_s)
             at_s += output_tokens * self.output_token_s + think_s
         return rows
-
-    def _blocks(self, prompt_tokens: int, system_id: int, session_id: int) -> tuple[int, ...]:
-        """Return the ids of the whole blocks: those of the system prompt, then the session's."""
-        whole, shared = prompt_tokens // BLOCK_TOKENS, self.system_tokens // BLOCK_TOKENS
-        system_ids = range(system_id, system_id + min(whole, shared))
-        return (*system_ids, *range(session_id + shared, session_id + max(whole, shared)))
 
 
 class Family(NamedTuple):
