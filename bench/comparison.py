@@ -29,7 +29,8 @@ class Comparison(NamedTuple):
     """A quantity of several programs under one load, a value a round; None where a round gave none.
 
     setting: mode and placement.  better: `less` or `more`, or `equal` for what should agree.
-    targets: by peer, what ours over the peer's must not exceed, or must reach if more is better.
+    targets: by peer, what ours over the peer's must not exceed, or must reach if more is better; of
+    what should agree, by how much it may differ from 1.
     """
 
     setting: str
@@ -77,6 +78,8 @@ class Comparison(NamedTuple):
         ratio, target = self.ratios().get(peer), self.targets.get(peer)
         if ratio is None or target is None:
             return False
+        if self.better == "equal":
+            return abs(ratio.median - 1) > target
         excess = ratio.median - target
         return excess < 0 if self.better == "more" else excess > 0
 

@@ -20,16 +20,11 @@ from peers import environment, pinned_version
 
 
 class Pools(NamedTuple):
-    """What a router stands in front of. separate: prefill and decode nodes, not one pool."""
+    """What a router stands in front of. separate: both pools are used, else only decode nodes."""
 
     prefill_urls: tuple[str, ...]
     decode_urls: tuple[str, ...]
     separate: bool
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Return every node."""
-        return self.prefill_urls + self.decode_urls
 
 
 class Router(NamedTuple):
@@ -52,7 +47,11 @@ def vllm_router() -> Router:
 
     def command(port: int, metrics_port: int, pools: Pools) -> list[str]:
         if not pools.separate:
-            return [*_common(program, port, metrics_port, "warning"), "--worker-urls", *pools.urls]
+            return [
+                *_common(program, port, metrics_port, "warning"),
+                "--worker-urls",
+                *pools.decode_urls,
+            ]
         words = [*_common(program, port, metrics_port, "warning"), "--vllm-pd-disaggregation"]
         for url in pools.prefill_urls:
             words += ["--prefill", url]
@@ -68,7 +67,7 @@ def smg() -> Router:
     def command(port: int, metrics_port: int, pools: Pools) -> list[str]:
         words = [*_common(program, port, metrics_port, "error", "launch"), "--backend", "vllm"]
         if not pools.separate:
-            return [*words, "--worker-urls", *pools.urls]
+            return [*words, "--worker-urls", *pools.decode_urls]
         return [*words, "--pd-disaggregation", *_decode_flags(pools)]
 
     def introduce(port: int, pools: Pools) -> None:
@@ -109,8 +108,10 @@ def _spillway_command(port: int, _metrics_port: int, pools: Pools) -> list[str]:
     command = [sys.executable, "-m", "spillway", "serve", "--port", str(port)]
     for url in pools.prefill_urls:
         command += ["--prefill", url]
-    # One pool is the policy `colocated`; stock engines have to say their chunk size for it.
-    how = ["headroom"] if pools.separate else ["colocated", "--decode-chunk-tokens", "512"]
+    # One pool is the policy `colocated`: it wants to know a stock engine's chunks, and a target for
+    # gaps that no batch of mocks exceeds. The prefill nodes, which it must be given, stay idle.
+    one_pool = ["colocated", "--decode-chunk-tokens", "512", "--slo-tbt-s", "10"]
+    how = ["headroom"] if pools.separate else one_pool
     return [*command, *_decode_flags(pools), "--decision-log", str(log), "--policy", *how]
 
 

@@ -3,6 +3,7 @@
     make bench-router                          routers, ours beside its peers
     make bench-sim                             simulators, the same
     make bench-core                            decisions, ledger, dispatcher, trace readers
+    make bench-judges                          what outside load generators see at the router
     python bench/run.py --only core --quick    one group, from few repeats
 
 A missed target or a lost comparison is marked and changes nothing else: timings are for people to
@@ -24,6 +25,7 @@ from figures import Effort, Figure, figure, this_machine, yardstick_us
 from mocks import BUILD, BenchError
 
 GROUPS = ("core", "sim", "router")
+ALL = (*GROUPS, "judges")
 RESULTS = BUILD.parent
 SCHEMA = 1
 NAME_WIDTH = 32
@@ -64,7 +66,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure Spillway on this machine.")
-    parser.add_argument("--only", action="append", choices=GROUPS, help="a group; may be repeated")
+    parser.add_argument("--only", action="append", choices=ALL, help="a group; may be repeated")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, wider spread")
     parser.add_argument(
         "--realtime",

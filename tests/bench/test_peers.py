@@ -55,7 +55,7 @@ def test_an_interpreter_that_is_not_there_is_named():
 
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("build", ["spillway", "vllm_router", "smg"])
-def test_each_router_is_given_every_node_once(monkeypatch, build, separate, tmp_path):
+def test_each_router_is_given_every_node_that_it_needs_once(monkeypatch, build, separate, tmp_path):
     import routers
 
     posted = []
@@ -66,4 +66,6 @@ def test_each_router_is_given_every_node_once(monkeypatch, build, separate, tmp_
     router = getattr(routers, build)()
     words = router.command(1, 2, pools)
     router.introduce(1, pools)
-    assert posted + [word for word in words if word.startswith("http://")] == list(pools.urls)
+    named = posted + [word for word in words if word.startswith("http://")]
+    idle = [] if separate or build == "spillway" else list(pools.prefill_urls)
+    assert idle + named == [*pools.prefill_urls, *pools.decode_urls]

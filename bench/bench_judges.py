@@ -1,0 +1,155 @@
+"""What outside load generators measure at the router, beside what its own /metrics say.
+
+The router stands before fake engines, which are simulated nodes at wall-clock pace. Nothing here is
+about speed: two observers of the same requests have to agree.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from comparison import OURS, Absent, Comparison
+from figures import Effort, Figure
+from judges import FOLDER, JUDGES, Judge, Load, Verdict, variables
+from mocks import BenchError, stopped_at_end
+from peers import pinned_version
+from process import run_to_end
+from rig import free_port, get, pause
+
+TOLERANCE_FRAC = 0.05
+START_S_MAX = 60.0
+OWN = "spillway load"
+
+
+def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
+    """Yield what each judge and the router say about the same requests. Raises BenchError."""
+    with _cluster() as port:
+        url = f"http://127.0.0.1:{port}"
+        load = Load(url, _model(port), 2.0, 20 if effort.quick else 80, 2048, 48)
+        yield from _compared(OWN, port, load, partial(_own_load, load))
+        for name, build in JUDGES.items():
+            try:
+                judge = build()
+                yield from _compared(name, port, load, partial(_judged, judge, load))
+            except BenchError as error:
+                yield Absent(name, str(error))
+
+
+def versions() -> dict[str, str]:
+    """Return the judges, by name."""
+    return {name: pinned_version(name) for name in JUDGES}
+
+
+def _compared(
+    name: str, port: int, load: Load, measure: Callable[[], Verdict]
+) -> Iterator[Comparison]:
+    """Let one judge send its load, and set what it says against the router's metrics."""
+    before = _metrics(port)
+    said = measure()
+    after = _metrics(port)
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    setting = f"{load.rate_per_s:g} streams/s of {load.output_tokens} tokens"
+    quantities = {
+        "requests": ("", grown["spillway_ttft_seconds_count"], float(said.completed)),
+        "mean TTFT": (
+            "ms",
+            1e3 * grown["spillway_ttft_seconds_sum"] / grown["spillway_ttft_seconds_count"],
+            1e3 * said.ttft_s,
+        ),
+        "mean gap between tokens": (
+            "ms",
+            1e3
+            * grown["spillway_stream_gap_seconds_sum"]
+            / grown["spillway_stream_gap_seconds_count"],
+            1e3 * said.gap_s,
+        ),
+    }
+    for quantity, (unit, ours, theirs) in quantities.items():
+        samples = {OURS: [ours], name: [theirs]}
+        targets = {name: TOLERANCE_FRAC}
+        load_name = f"{load.prompt_tokens} prompt tokens"
+        yield Comparison(setting, load_name, quantity, unit, samples, "equal", targets)
+
+
+def _judged(judge: Judge, load: Load) -> Verdict:
+    folder = FOLDER / judge.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run_to_end(judge.command(load, folder), environment=variables(judge), s_max=300)
+    return judge.read(folder)
+
+
+def _own_load(load: Load) -> Verdict:
+    """Our own load client, with a trace of the same lengths at the same rate."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    trace, records = FOLDER / "own.csv", FOLDER / "own.jsonl"
+    rows = (
+        f"{at / load.rate_per_s:.6f},{load.prompt_tokens},{load.output_tokens}\n"
+        for at in range(load.requests)
+    )
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(rows), encoding="utf-8")
+    command = [sys.executable, "-m", "spillway", "load", "--url", load.url]
+    run_to_end([*command, "--trace", trace, "--records", records])
+    done = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    done = [one for one in done if one["outcome"] == "finished"]
+    gaps = sum(one["gaps"] for one in done)
+    return Verdict(
+        len(done),
+        sum(one["ttft_s"] for one in done) / len(done),
+        sum(one["gap_mean_s"] * one["gaps"] for one in done) / gaps,
+    )
+
+
+# --- the router ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _cluster() -> Iterator[int]:
+    """Run two prefill and two decode engines and the router; yields the router's port."""
+    port = free_port()
+    command = [sys.executable, "-m", "spillway", "up", "--port", str(port)]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "up.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        with stopped_at_end(process):
+            give_up_s = time.monotonic() + START_S_MAX
+            while not _healthy(port):
+                if process.poll() is not None or time.monotonic() > give_up_s:
+                    raise BenchError(f"spillway up did not start: {_tail(FOLDER / 'up.log')}")
+                pause(0.1)
+            yield port
+
+
+def _healthy(port: int) -> bool:
+    try:
+        return get(port, "/health")[0] == 200
+    except OSError:
+        return False
+
+
+def _model(port: int) -> str:
+    name: str = json.loads(get(port, "/v1/models")[1])["data"][0]["id"]
+    return name
+
+
+def _metrics(port: int) -> dict[str, float]:
+    """Return every sample of /metrics, summed over its labels; buckets are left out."""
+    sums: dict[str, float] = {}
+    for line in get(port, "/metrics")[1].decode().splitlines():
+        if line and line[0] != "#" and "_bucket{" not in line:
+            sample, _, value = line.rpartition(" ")
+            name = sample.partition("{")[0]
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _tail(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").strip()[-300:]

@@ -1,0 +1,190 @@
+"""The load generators of others, each in its own environment: how one is run, and what it says.
+
+They send the same kind of load to the same router: streamed completions of one length, at a rate.
+Their tokenizer comes from a package, so that nothing is fetched while they run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mocks import BUILD, BenchError
+from peers import ENVIRONMENTS, environment, pinned_version
+
+FOLDER = BUILD / "judges"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class Load(NamedTuple):
+    """What a judge is asked to send: streams of fixed lengths at a constant rate."""
+
+    url: str
+    model: str
+    rate_per_s: float
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long the load lasts."""
+        return self.requests / self.rate_per_s
+
+
+class Verdict(NamedTuple):
+    """What a judge measured: requests answered whole, mean TTFT, mean gap between tokens."""
+
+    completed: int
+    ttft_s: float
+    gap_s: float
+
+
+class Judge(NamedTuple):
+    """A load generator. command: its run, with results in a folder.  read: what it found there."""
+
+    name: str
+    version: str
+    command: Callable[[Load, Path], list[str]]
+    read: Callable[[Path], Verdict]
+    variables: dict[str, str]
+
+
+def inference_perf() -> Judge:
+    """Return inference-perf, installed now if it is not yet. Raises BenchError."""
+    program = environment("inference-perf", ("python3.12", "python3.13")) / "inference-perf"
+
+    def command(load: Load, folder: Path) -> list[str]:
+        lengths = {name: _fixed(getattr(load, f"{name}_tokens")) for name in ("prompt", "output")}
+        configuration = {
+            "api": {"type": "completion", "streaming": True},
+            "data": {
+                "type": "random",
+                "input_distribution": lengths["prompt"] | {"total_count": load.requests},
+                "output_distribution": lengths["output"] | {"total_count": load.requests},
+            },
+            "load": {
+                "type": "constant",
+                "interval": 1,
+                "num_workers": 1,
+                "stages": [{"rate": load.rate_per_s, "duration": round(load.duration_s)}],
+            },
+            "server": {
+                "type": "vllm",
+                "model_name": load.model,
+                "base_url": load.url,
+                "ignore_eos": True,
+            },
+            "tokenizer": {"pretrained_model_name_or_path": str(tokenizer())},
+            "report": {"request_lifecycle": {"summary": True}},
+            "storage": {"local_storage": {"path": str(folder)}},
+        }
+        path = folder / "configuration.yaml"
+        path.write_text(json.dumps(configuration), encoding="utf-8")  # JSON is YAML
+        return [str(program), "-c", str(path)]
+
+    def read(folder: Path) -> Verdict:
+        said = _only_json(folder, "summary_lifecycle_metrics.json")["successes"]
+        latency, tokens = said["latency"], said["output_tokens"]["mean"]
+        ttft_s = latency["time_to_first_token"]["mean"]
+        # Its own gaps are between the tokens that its tokenizer finds in the text, which are not
+        # those that the engine sent.
+        gap_s = (latency["request_latency"]["mean"] - ttft_s) / (tokens - 1)
+        return Verdict(said["count"], ttft_s, gap_s)
+
+    version = pinned_version("inference-perf")
+    return Judge("inference-perf", version, command, read, {"HF_HUB_OFFLINE": "1"})
+
+
+def aiperf() -> Judge:
+    """Return aiperf, installed now if it is not yet. Raises BenchError."""
+    program = environment("aiperf") / "aiperf"
+
+    def command(load: Load, folder: Path) -> list[str]:
+        return [
+            *(str(program), "profile", "--model", load.model, "--url", load.url),
+            *("--endpoint-type", "completions", "--streaming", "--tokenizer", str(tokenizer())),
+            *("--synthetic-input-tokens-mean", str(load.prompt_tokens)),
+            *("--synthetic-input-tokens-stddev", "0"),
+            *("--output-tokens-mean", str(load.output_tokens), "--output-tokens-stddev", "0"),
+            *("--extra-inputs", "ignore_eos:true"),
+            *("--request-rate", str(load.rate_per_s), "--request-rate-mode", "constant"),
+            *("--request-count", str(load.requests), "--ui", "simple"),
+            *("--no-gpu-telemetry", "--no-server-metrics", "--artifact-dir", str(folder)),
+        ]
+
+    def read(folder: Path) -> Verdict:
+        said = _only_json(folder, "profile_export_aiperf.json")
+        return Verdict(
+            round(said["request_count"]["avg"]),
+            said["time_to_first_token"]["avg"] / 1e3,
+            said["inter_token_latency"]["avg"] / 1e3,
+        )
+
+    return Judge("aiperf", pinned_version("aiperf"), command, read, {})
+
+
+def guidellm() -> Judge:
+    """Return guidellm, installed now if it is not yet. Raises BenchError."""
+    program = environment("guidellm") / "guidellm"
+
+    def command(load: Load, folder: Path) -> list[str]:
+        lengths = f"prompt_tokens={load.prompt_tokens},output_tokens={load.output_tokens}"
+        return [
+            *(str(program), "run", "--disable-console-interactive"),
+            *("--backend", f"kind=openai_http,target={load.url},model={load.model}"),
+            *("--tokenizer", f"kind=huggingface_auto,model={tokenizer()}"),
+            *("--profile", f"kind=constant,rate={load.rate_per_s:g}"),
+            *("--constraint", f"kind=max_duration,seconds={load.duration_s:g}"),
+            *("--data", f"kind=synthetic_text,{lengths}"),
+            *("--output", f"kind=json,path={folder / 'guidellm.json'}"),
+        ]
+
+    def read(folder: Path) -> Verdict:
+        said = _only_json(folder, "guidellm.json")["benchmarks"][0]["metrics"]
+        return Verdict(
+            said["request_totals"]["successful"],
+            said["time_to_first_token_ms"]["successful"]["mean"] / 1e3,
+            said["inter_token_latency_ms"]["successful"]["mean"] / 1e3,
+        )
+
+    offline = {f"{name}_OFFLINE": "1" for name in ("HF_HUB", "HF_DATASETS", "TRANSFORMERS")}
+    return Judge("guidellm", pinned_version("guidellm"), command, read, offline)
+
+
+JUDGES = {"inference-perf": inference_perf, "aiperf": aiperf}
+
+
+def tokenizer() -> Path:
+    """Return a folder with a tokenizer in it, taken from a package. Raises BenchError."""
+    folder = FOLDER / "tokenizer"
+    environment("tokenizer")
+    for name in TOKENIZER_FILES:
+        found = sorted((ENVIRONMENTS / "tokenizer").glob(f"lib/*/site-packages/*/{name}"))
+        if not found:
+            raise BenchError(f"the package of requirements/peers-tokenizer.txt has no {name}")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found[0], folder / name)
+    return folder
+
+
+def variables(judge: Judge) -> dict[str, str]:
+    """Return the environment of a judge's process: no proxy, and nothing sent home."""
+    kept = {name: text for name, text in os.environ.items() if "proxy" not in name.lower()}
+    return kept | judge.variables | {"DO_NOT_TRACK": "1", "NO_COLOR": "1"}
+
+
+def _fixed(tokens: int) -> dict[str, float]:
+    return {"min": tokens, "max": tokens, "mean": tokens, "std_dev": 0}
+
+
+def _only_json(folder: Path, name: str) -> dict[str, Any]:
+    found = sorted(folder.rglob(name))
+    if len(found) != 1:
+        raise BenchError(f"{len(found)} files called {name} where one was expected")
+    said: dict[str, Any] = json.loads(found[0].read_text(encoding="utf-8"))
+    return said

@@ -1,0 +1,75 @@
+"""The outside load generators: what they are asked to send, and how their answers are read."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def there(monkeypatch, tmp_path):
+    """Judges as if installed, with a tokenizer."""
+    import judges
+
+    monkeypatch.setattr(judges, "environment", lambda name, python=(): tmp_path)
+    monkeypatch.setattr(judges, "tokenizer", lambda: tmp_path)
+    monkeypatch.setattr(judges, "pinned_version", lambda name: "1")
+    return judges
+
+
+SAID = {
+    "inference-perf": (
+        "summary_lifecycle_metrics.json",
+        {
+            "successes": {
+                "count": 7,
+                "latency": {
+                    "time_to_first_token": {"mean": 0.05},
+                    "request_latency": {"mean": 0.05 + 47 * 0.012},
+                },
+                "output_tokens": {"mean": 48.0},
+            }
+        },
+    ),
+    "aiperf": (
+        "profile_export_aiperf.json",
+        {
+            "request_count": {"avg": 7.0},
+            "time_to_first_token": {"avg": 50.0, "unit": "ms"},
+            "inter_token_latency": {"avg": 12.0, "unit": "ms"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_every_answer_is_read_in_seconds(there, name, tmp_path):
+    file, said = SAID[name]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / file).write_text(json.dumps(said))
+    assert there.JUDGES[name]().read(tmp_path) == pytest.approx((7, 0.05, 0.012))
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_every_judge_is_told_where_how_fast_and_how_long(there, name, tmp_path):
+    load = there.Load("http://router", "m", 5.0, 40, 1024, 48)
+    assert load.duration_s == 8.0
+    words = there.JUDGES[name]().command(load, tmp_path)
+    written = [path.read_text() for path in tmp_path.glob("*.yaml")]
+    asked = " ".join([*words, *written])
+    for word in ("http://router", "1024", "48", "5.0"):
+        assert word in asked
+
+
+def test_a_missing_answer_is_an_error(there, tmp_path):
+    from mocks import BenchError
+
+    with pytest.raises(BenchError, match="0 files called profile_export_aiperf"):
+        there.aiperf().read(tmp_path)
+
+
+def test_metrics_are_summed_over_their_labels(monkeypatch):
+    import bench_judges
+
+    text = b'# HELP a b\na_sum{route="x"} 1.5\na_sum{route="y"} 2\na_bucket{le="1"} 9\nb 3\n'
+    monkeypatch.setattr(bench_judges, "get", lambda port, path: (200, text))
+    assert bench_judges._metrics(1) == {"a_sum": 3.5, "b": 3.0}
