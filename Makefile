@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench clean vllm-env test-vllm vllm-demo validate-vllm
+.PHONY: help setup check test demo sweep golden bench bench-core bench-sim bench-router bench-judges clean vllm-env test-vllm vllm-demo validate-vllm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,9 +60,20 @@ golden: setup ## rewrite the golden files and show what changed
 	@$(BIN)/python -m pytest tests/golden --update-golden
 	@git --no-pager diff --stat -- tests/golden
 
-bench: setup ## speed and memory on this machine, also as build/bench.json
-	@mkdir -p build
-	@$(BIN)/python bench/run.py
+bench: bench-core bench-sim bench-router ## all three, then docs/benchmarks.md from them (half an hour)
+	@$(BIN)/python bench/document.py
+
+bench-core: setup ## decisions, ledger, dispatcher, trace readers: time and allocations
+	@$(BIN)/python bench/run.py --only core $(if $(QUICK),--quick)
+
+bench-sim: setup ## our simulator beside its peers, on the same requests (QUICK=1: fewer)
+	@$(BIN)/python bench/run.py --only sim $(if $(QUICK),--quick)
+
+bench-judges: setup ## outside load generators at our router: do they agree with its metrics?
+	@$(BIN)/python bench/run.py --only judges $(if $(QUICK),--quick)
+
+bench-router: setup ## our router beside its peers, between mocks in C (QUICK=1: fewer rounds)
+	@$(BIN)/python bench/run.py --only router $(if $(QUICK),--quick)
 
 vllm-env: $(VLLM_STAMP) ## create .venv-vllm: a real vLLM engine on the CPU (minutes, 3 GB)
 
