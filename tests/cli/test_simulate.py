@@ -69,7 +69,8 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
     flags = ("--cluster", "1p2d", "--bias", "1.2", "--noise", "0.1", "--report-period-s", "0")
     flags += ("--decode-chunk-tokens", "256", "--slo-ttft-s", "2", "--slo-tbt-s", "0.1")
     flags += ("--speed-up", "2", "--profile", "qwen3-8b-h100", "--policy", "headroom")
-    flags += ("--link", "100gbps", "--apply", "thin=0.9")
+    flags += ("--link", "100gbps", "--apply", "thin=0.9", "--drift", "0.2")
+    flags += ("--report-delay-s", "0.05", "--report-loss", "0.1", "--node", "d1=bias:1.5")
     assert spillway("simulate", *SMALL, *flags, "--json", tmp_path / "o.json").code == 0
     assert results(tmp_path / "o.json")["config"] == {
         "command": "simulate",
@@ -88,7 +89,11 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
         "slo_tbt_s": 0.1,
         "bias": 1.2,
         "noise": 0.1,
+        "drift": 0.2,
+        "nodes": {"d1": {"bias_frac": 1.5}},
         "report_period_s": 0.0,
+        "report_delay_s": 0.05,
+        "report_loss": 0.1,
         "chunk_mode": "static",
         "chunk_tokens_max": 256,
     }
@@ -146,3 +151,21 @@ def test_a_bad_flag_is_told_before_anything_is_written(
     assert done.code == 2
     assert said in done.err.splitlines()[-1]
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--node", "d1=profil:x"), "did you mean 'profile'"),
+        (("--node", "d7=bias:2"), "no node 'd7'"),
+        (("--node", "d1=bias:2", "--node", "d1=seqs_max:4"), "names one node twice"),
+        (("--drift", "-2"), "drift_frac is -2.0"),
+        (("--report-loss", "2"), "loss_frac is 2"),
+    ],
+)
+def test_a_difference_without_sense_is_one_line(
+    spillway: Command, flags: tuple[str, ...], said: str
+) -> None:
+    done = spillway("simulate", *SMALL, *flags)
+    assert done.code == 2
+    assert said in done.err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from spillway.cli import options
+from spillway.cli import fidelity, options
 from spillway.wire.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ def simulate(
     link: options.LinkName = None,
     bias: options.Bias = 1.0,
     noise: options.Noise = 0.0,
+    drift: fidelity.Drift = 0.0,
+    node: fidelity.OwnNodes = None,
     report_period_s: options.ReportPeriod = 0.1,
+    report_delay_s: fidelity.ReportDelay = 0.0,
+    report_loss: fidelity.ReportLoss = 0.0,
     decode_chunk_tokens: options.DecodeChunkTokens = None,
     slo_ttft_s: options.SloTtft = 1.0,
     slo_tbt_s: options.SloTbt = 0.06,
@@ -53,14 +57,15 @@ def simulate(
     """Compare policies in simulation: an hour of traffic in seconds.
 
     The simulator drives the very dispatcher that the router runs: what it
-    decides here it decides there. With --bias and --noise, nodes behave otherwise
-    than the router believes.
+    decides here it decides there. With --bias, --noise and --drift, nodes behave
+    otherwise than the router believes; with --node they differ from one another.
 
     [bold]Examples[/bold]
       spillway simulate --synthetic burst --html build/sim.html
       spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --speed-up 2
       spillway simulate --trace conv.csv --trace code.csv --apply arrivals=poisson
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
+      spillway simulate --node d1=profile:llama-3.1-8b-h100 --drift 0.3
     """
     from spillway.cli.rows import Ask, choose_rows, with_caveats
 
@@ -71,6 +76,7 @@ def simulate(
     scenario = _scenario(
         cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens, targets_s
     )
+    scenario = _differing(scenario, node or (), drift, report_delay_s, report_loss)
     names = policy or options.COMPARED_POLICIES
     keep = decisions is not None or html is not None
     compared = _compare(scenario, workload, names, seed, checks=check, keep=keep)
@@ -126,6 +132,30 @@ def _scenario(
     if decode_chunk_tokens is None:
         return scenario
     return replace(scenario, chunk_mode=ChunkMode.STATIC, chunk_tokens_max=decode_chunk_tokens)
+
+
+def _differing(
+    scenario: Scenario,
+    nodes: Sequence[str],
+    drift_frac: float,
+    report_delay_s: float,
+    report_loss_frac: float,
+) -> Scenario:
+    from dataclasses import replace
+
+    from spillway.core.errors import ConfigError
+    from spillway.sim.nodes import parse_node_change
+
+    changes = dict(parse_node_change(text) for text in nodes)
+    if len(changes) < len(nodes):
+        raise ConfigError("--node names one node twice; give all that it has of its own at once")
+    return replace(
+        scenario,
+        nodes=changes,
+        drift_frac=drift_frac,
+        report_delay_s=report_delay_s,
+        report_loss_frac=report_loss_frac,
+    )
 
 
 def _compare(
@@ -244,7 +274,11 @@ def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
         "slo_tbt_s": slo.tbt_s,
         "bias": scenario.bias_frac,
         "noise": scenario.noise_frac,
+        "drift": scenario.drift_frac,
+        "nodes": {name: change.given() for name, change in scenario.nodes.items()},
         "report_period_s": scenario.report_period_s,
+        "report_delay_s": scenario.report_delay_s,
+        "report_loss": scenario.report_loss_frac,
         "chunk_mode": scenario.chunk_mode.value,
         "chunk_tokens_max": scenario.chunk_tokens_max,
     }

@@ -36,8 +36,8 @@ from spillway.core.events import (
 )
 from spillway.core.prefixes import PrefixIndex
 from spillway.core.types import NodeId, RequestId
-from spillway.sim.faults import Fault, NodeDies, NodeSlows
-from spillway.sim.flights import Flight
+from spillway.sim.faults import Fault, NodeDies
+from spillway.sim.flights import Flight, decode_job, prefill_job
 from spillway.sim.kernel import Kernel
 from spillway.sim.node import SimNode
 from spillway.sim.port import Port
@@ -130,12 +130,16 @@ class Cluster:
             if fault.back_s < inf:
                 self.kernel.at(fault.back_s, self._revive, port)
         else:
-            self.kernel.at(fault.at_s, partial(self._rescale, port), fault)
+            self.kernel.at(fault.at_s, partial(self._rescale, port), fault.scale_frac)
             if fault.until_s < inf:
-                normal = NodeSlows(
-                    node_id=fault.node_id, at_s=fault.until_s, scale_frac=port.node.world.scale_frac
-                )
-                self.kernel.at(fault.until_s, partial(self._rescale, port), normal)
+                normal_frac = port.node.world.scale_frac
+                self.kernel.at(fault.until_s, partial(self._rescale, port), normal_frac)
+
+    def drift(self, drift_frac: float) -> None:
+        """From now on every step costs `drift_frac` times what it would have cost at first."""
+        for port in self.ports.values():
+            port.node.world.drift_frac = drift_frac
+            self._rescale(port, port.node.world.scale_frac)
 
     # --- nodes -------------------------------------------------------------------------------
 
@@ -220,21 +224,15 @@ class Cluster:
     def _start_prefill(self, action: StartPrefill) -> None:
         flight = self._take_order(action)
         if flight is not None:
-            request, port = flight.request, self.ports[action.node_id]
-            job = Job(
-                request.request_id,
-                request.prompt_tokens,
-                dispatch_id=action.dispatch_id,
-                blocks=flight.blocks,
-                block_tokens=flight.block_tokens,
-            )
+            port = self.ports[action.node_id]
+            job = prefill_job(flight)
             flight.prefill = self._submit(flight, port, port.node.submit_prefill, job)
 
     def _start_deflected(self, action: StartDeflected) -> None:
         flight = self._take_order(action)
         if flight is not None:
             port = self.ports[action.node_id]
-            job = _decode_job(flight, action.chunks)
+            job = decode_job(flight, action.chunks)
             flight.decode = self._submit(flight, port, port.node.submit_local, job)
 
     def _start_decode(self, action: StartDecode) -> None:
@@ -248,7 +246,7 @@ class Cluster:
             self._fail_leg(flight, f"{to.node_id} refused the connection", refused=True)
         else:
             flight.moving = True
-            flight.decode = self._submit(flight, to, to.node.submit_pull, _decode_job(flight))
+            flight.decode = self._submit(flight, to, to.node.submit_pull, decode_job(flight))
 
     def _landed(self, flight: Flight, port: Port) -> None:
         """The KV has come: the decode node may go on, and the prefill node lets go of it."""
@@ -378,23 +376,9 @@ class Cluster:
         self.reports.restart(port, self.kernel.now_s)
         self._obey(self.dispatcher.handle(NodeBack(port.node_id), self.kernel.now_s))
 
-    def _rescale(self, port: Port, fault: NodeSlows) -> None:
+    def _rescale(self, port: Port, scale_frac: float) -> None:
         now_s = self.kernel.now_s
         if now_s >= port.next_tick_s:
             self.reports.before_change(port, now_s)
-        port.node.rescale(fault.scale_frac, now_s)
+        port.node.rescale(scale_frac, now_s)
         self._changed(port)
-
-
-def _decode_job(flight: Flight, chunks: tuple[tuple[int, int], ...] = ()) -> Job:
-    request = flight.request
-    return Job(
-        request.request_id,
-        request.prompt_tokens,
-        flight.output_tokens,
-        request.slo.tbt_s,
-        flight.dispatch_id,
-        chunks,
-        flight.blocks,
-        flight.block_tokens,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spillway.core.prefixes import Chain
 from spillway.core.types import NodeId, RequestView
 from spillway.sim.port import Port
-from spillway.sim.residents import Resident
+from spillway.sim.residents import Job, Resident
 from spillway.wire.records import RequestRecord, TtftParts
 
 
@@ -71,6 +71,33 @@ class Flight:
     def streaming(self) -> bool:
         """Say whether the client has seen a token."""
         return self.decode is not None and self.decode.first_token_s is not None
+
+
+def prefill_job(flight: Flight) -> Job:
+    """Return the order to prefill a flight's prompt for another node's decode."""
+    request = flight.request
+    return Job(
+        request.request_id,
+        request.prompt_tokens,
+        dispatch_id=flight.dispatch_id,
+        blocks=flight.blocks,
+        block_tokens=flight.block_tokens,
+    )
+
+
+def decode_job(flight: Flight, chunks: tuple[tuple[int, int], ...] = ()) -> Job:
+    """Return the order to decode a flight, after its prompt or in place."""
+    request = flight.request
+    return Job(
+        request.request_id,
+        request.prompt_tokens,
+        flight.output_tokens,
+        request.slo.tbt_s,
+        flight.dispatch_id,
+        chunks,
+        flight.blocks,
+        flight.block_tokens,
+    )
 
 
 def record_of(flight: Flight) -> RequestRecord:

@@ -31,6 +31,7 @@ from spillway.workload.seeds import stream
 
 EVENTS_PER_REQUEST_MAX = 20_000  # a run that needs more is not going to end
 EVENTS_MIN = 1_000_000
+DRIFT_STEPS = 64
 BLOCKS_MAX = 1 << 20  # remembered of a node whose KV room is not known
 
 
@@ -163,6 +164,7 @@ class Simulation:
             cluster.inject(fault)
         if self.rows:
             kernel.at(self.rows[0].arrival_s, self._arrive, 0)
+            self._plan_drift()
         if not isinstance(self.dispatcher, TapedDispatcher):
             with collector_paused():
                 kernel.run()
@@ -176,6 +178,15 @@ class Simulation:
                 facts = self.dispatcher.last_facts()
                 raise InvariantViolation(f"{violation}\nlast facts:\n{facts}") from violation
         return self._output()
+
+    def _plan_drift(self) -> None:
+        """Let the drift grow from the first arrival to the last, in small equal steps."""
+        drift_frac, rows = self.scenario.drift_frac, self.rows
+        span_s = rows[-1].arrival_s - rows[0].arrival_s
+        for step in range(1, DRIFT_STEPS + 1) if drift_frac else ():
+            share = step / DRIFT_STEPS
+            at_s = rows[0].arrival_s + share * span_s
+            self.kernel.at(at_s, self.cluster.drift, 1.0 + drift_frac * share)
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -248,7 +259,7 @@ class Simulation:
         scenario = self.scenario
         world = World(
             spec.profile,
-            bias_frac=scenario.bias_frac,
+            bias_frac=scenario.bias_of(spec.node_id),
             noise_frac=scenario.noise_frac,
             rng=stream(seed, f"sim.noise.{spec.node_id}"),
         )

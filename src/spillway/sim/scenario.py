@@ -5,20 +5,36 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
+from typing import Any
 
 from spillway.core.errors import ConfigError
 from spillway.core.policies import POLICY_NAMES
 from spillway.core.prefixes import STALE_S
-from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
+from spillway.core.types import ChunkMode, NodeId, NodeSpec, Role, Slo
 from spillway.sim.faults import Fault, NodeDies, NodeSlows
-from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
+from spillway.sim.nodes import NodeChange
+from spillway.wire.profile import DEFAULT_PROFILE, ProfileFile, load_profile_file
 from spillway.workload.row import Row
 from spillway.workload.seeds import stream
 from spillway.workload.synthetic import FAMILIES, family
 
 NODES_MAX = 4096
 DEFAULT_CLASS = "default"
+# What of a scenario a node's `NodeSpec` takes as it is.
+SPEC_FIELDS = (
+    "step_tokens_max",
+    "chunk_mode",
+    "chunk_tokens_max",
+    "chunk_tokens_multiple",
+    "seqs_max",
+    "tbt_margin_frac",
+    "kv_capacity_tokens",
+    "link_bytes_per_s",
+    "link_base_s",
+)
+AS_THE_REST = NodeChange()
 
 
 def parse_cluster(text: str) -> tuple[int, int]:
@@ -38,7 +54,9 @@ class Scenario:
 
     cluster: `2p2d` and the like; the nodes are called p0, p1, ... and d0, d1, ...
     profile: what router and nodes believe. kv_capacity_tokens: None takes the profile's.
+    nodes: what single nodes have of their own (`nodes.py`).
     bias_frac, noise_frac: how the true step times differ from the profile (`world.py`).
+    drift_frac: by what share steps have become slower, evenly, when the last request arrives.
     slos: targets per service class; a class that is not listed has those of `default`.
     output_tokens_max: the limit that clients declare, raised where the true length exceeds it.
     report_period_s: 0 for nodes that never report. order_delay_s: from an order to its node.
@@ -49,6 +67,7 @@ class Scenario:
     """
 
     cluster: str = "2p2d"
+    nodes: Mapping[NodeId, NodeChange] = field(default_factory=dict)
     profile: str = DEFAULT_PROFILE
     kv_capacity_tokens: int | None = None
     link_bytes_per_s: float = 25e9
@@ -65,6 +84,7 @@ class Scenario:
     output_tokens_max: int = 4096
     bias_frac: float = 1.0
     noise_frac: float = 0.0
+    drift_frac: float = 0.0
     report_period_s: float = 0.1
     report_delay_s: float = 0.0
     report_loss_frac: float = 0.0
@@ -88,35 +108,42 @@ class Scenario:
         for name in ("patience_s", "output_tokens_max", "prefix_stale_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not -1 < self.drift_frac < inf:
+            raise ConfigError(f"drift_frac is {self.drift_frac}; it must be above -1 and finite")
         if not self.order_delay_s >= 0:
             raise ConfigError(f"order_delay_s is {self.order_delay_s}; it must not be negative")
 
     def specs(self) -> list[NodeSpec]:
         """Return every node, prefill first. Reads the profile. Raises ConfigError."""
         prefill_nodes, decode_nodes = parse_cluster(self.cluster)
-        file = load_profile_file(self.profile)
-        profile, capacity = file.latency(), self.kv_capacity_tokens
-        if capacity is None:
-            capacity = file.kv_capacity_tokens
         named = [(f"p{i}", Role.PREFILL) for i in range(prefill_nodes)]
         named += [(f"d{i}", Role.DECODE) for i in range(decode_nodes)]
-        return [
-            NodeSpec(
-                node_id=node_id,
-                role=role,
-                profile=profile,
-                step_tokens_max=self.step_tokens_max,
-                chunk_mode=self.chunk_mode,
-                chunk_tokens_max=self.chunk_tokens_max,
-                chunk_tokens_multiple=self.chunk_tokens_multiple,
-                seqs_max=self.seqs_max,
-                tbt_margin_frac=self.tbt_margin_frac,
-                kv_capacity_tokens=capacity,
-                link_bytes_per_s=self.link_bytes_per_s,
-                link_base_s=self.link_base_s,
-            )
-            for node_id, role in named
-        ]
+        strangers = set(self.nodes) - {node_id for node_id, _ in named}
+        if strangers:
+            raise ConfigError(f"there is no node {min(strangers)!r} in a cluster {self.cluster}")
+        as_all = {name: getattr(self, name) for name in SPEC_FIELDS}
+        names = {self.profile, *(change.profile or self.profile for change in self.nodes.values())}
+        files = {name: load_profile_file(name) for name in names}
+        return [self._spec(node_id, role, as_all, files) for node_id, role in named]
+
+    def bias_of(self, node_id: NodeId) -> float:
+        """Return the factor between a node's true step times and its profile, before any drift."""
+        own = self.nodes[node_id].bias_frac if node_id in self.nodes else None
+        return self.bias_frac if own is None else own
+
+    def _spec(
+        self,
+        node_id: NodeId,
+        role: Role,
+        as_all: dict[str, Any],
+        files: Mapping[str, ProfileFile],
+    ) -> NodeSpec:
+        change = self.nodes.get(node_id, AS_THE_REST)
+        file = files[change.profile or self.profile]
+        settings = as_all | change.of_spec()
+        if settings["kv_capacity_tokens"] is None:
+            settings["kv_capacity_tokens"] = file.kv_capacity_tokens
+        return NodeSpec(node_id=node_id, role=role, profile=file.latency(), **settings)
 
 
 def swarm(seed: int) -> tuple[Scenario, list[Row]]:

@@ -23,6 +23,7 @@ class World:
     bias_frac: multiplier on every step; 1.15 makes the node 15 % slower than its profile says.
     noise_frac: standard deviation of a log-normal factor per step whose mean is 1; 0 is none.
     rng: the named stream the factor is drawn from; required when there is noise.
+    scale_frac, drift_frac: what steps cost now is `pace_frac`, the product of both.
     inexact: whether steps ever cost something else than the profile says.
 
     Raises ConfigError on a bias that is not positive, a negative noise, or noise without a stream.
@@ -35,9 +36,11 @@ class World:
         "_sigma_log",
         "_table_s",
         "base_s",
+        "drift_frac",
         "inexact",
         "kv_token_s",
         "noisy",
+        "pace_frac",
         "scale_frac",
         "token_pair_s",
     )
@@ -60,20 +63,22 @@ class World:
         self._sigma_log = sqrt(variance_log)
         self._mean_log = -variance_log / 2
         self.noisy = self.inexact = noise_frac > 0
+        self.drift_frac = 1.0
         self.rescale(bias_frac)
 
     def rescale(self, scale_frac: float) -> None:
-        """Make every later step cost `scale_frac` times the profile's; used by slow-node faults."""
+        """Make every later step cost `scale_frac` times the profile's, drift aside."""
         if not (isfinite(scale_frac) and scale_frac > 0):
             raise ConfigError(f"world: bias_frac is {scale_frac}; it must be positive and finite")
         profile = self._profile
         self.scale_frac = scale_frac
-        self.inexact = self.inexact or scale_frac != 1.0
-        self.base_s = scale_frac * profile.step_base_s
-        self.kv_token_s = scale_frac * profile.kv_token_s
-        self.token_pair_s = scale_frac * profile.token_pair_s
+        self.pace_frac = pace_frac = scale_frac * self.drift_frac
+        self.inexact = self.inexact or pace_frac != 1.0
+        self.base_s = pace_frac * profile.step_base_s
+        self.kv_token_s = pace_frac * profile.kv_token_s
+        self.token_pair_s = pace_frac * profile.token_pair_s
         self._table_s = [
-            self.base_s + scale_frac * tokens_s(profile, n) for n in range(TABLE_TOKENS_MAX)
+            self.base_s + pace_frac * tokens_s(profile, n) for n in range(TABLE_TOKENS_MAX)
         ]
 
     def step_s(self, scheduled_tokens: int, kv_tokens: int, pairs: float) -> float:
@@ -84,7 +89,7 @@ class World:
         if scheduled_tokens < TABLE_TOKENS_MAX:
             fixed_s = self._table_s[scheduled_tokens]
         else:
-            fixed_s = self.base_s + self.scale_frac * tokens_s(self._profile, scheduled_tokens)
+            fixed_s = self.base_s + self.pace_frac * tokens_s(self._profile, scheduled_tokens)
         return fixed_s + self.kv_token_s * kv_tokens + self.token_pair_s * pairs
 
     def noise(self) -> float:

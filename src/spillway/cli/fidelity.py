@@ -1,0 +1,47 @@
+"""Options that let simulated nodes differ from what the router believes, and from one another."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from spillway.cli.options import CLUSTER
+
+Drift = Annotated[
+    float,
+    typer.Option(
+        "--drift",
+        metavar="FRAC",
+        help="Let steps grow slower over the run, by this share at its end; 0.3 is 30 %.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+OwnNodes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--node",
+        metavar="d1=KEY:VALUE,...",
+        help="What one node has of its own, such as d1=profile:llama-3.1-8b-h100,link:100gbps, or "
+        "p0=bias:1.2 for a node 20 % slower than the router believes. Repeat it for more nodes.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+ReportDelay = Annotated[
+    float,
+    typer.Option(
+        "--report-delay-s",
+        metavar="S",
+        help="How long a report is on its way.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+ReportLoss = Annotated[
+    float,
+    typer.Option(
+        "--report-loss",
+        metavar="FRAC",
+        help="Share of the reports that never arrive; 0.1 is 10 %.",
+        rich_help_panel=CLUSTER,
+    ),
+]
