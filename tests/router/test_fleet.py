@@ -259,5 +259,5 @@ async def test_streams_live_through_changes_of_the_fleet(
 
 async def test_a_taken_admin_port_is_a_configuration_error(bench) -> None:
     prefill, decode, server = await bench.pair()
-    with pytest.raises(ConfigError, match="another admin_port"):
+    with pytest.raises(ConfigError, match=r"another router\.admin_port"):
         await bench.router(prefill, decode, admin_port=server.port)

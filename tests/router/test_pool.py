@@ -115,7 +115,7 @@ async def test_a_host_that_does_not_answer_is_given_up(pool_of, until) -> None:
     "url",
     [
         "127.0.0.1:8000",
-        "https://a:1",
+        "ftp://a:1",
         "http://",
         "http://a:99999",
         "http://a:x",

@@ -197,7 +197,7 @@ def test_a_bad_file_is_one_line_with_its_line_and_key(
         ("http://a", "the port is missing"),
         ("http://a:x", "Port could not be cast"),
         ("http://a:8000/v1", "nothing may follow the port"),
-        ("https://a:8000", "TLS to a node is not supported"),
+        ("ftp://a:8000", "write http://HOST:PORT"),
         ("http://:8000", "write http://HOST:PORT"),
     ],
 )

@@ -20,6 +20,7 @@ from spillway.core.policies import build_policy
 from spillway.core.types import NodeSpec, Slo
 from spillway.router.admin import Admin
 from spillway.router.admin_port import AdminPort
+from spillway.router.credentials import CHALLENGE, ApiKeys
 from spillway.router.decision_log import DecisionLog
 from spillway.router.fleet import Fleet
 from spillway.router.health import HealthWatch
@@ -29,6 +30,7 @@ from spillway.router.pool import NodePool
 from spillway.router.reload import Reloader
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.shell import Shell
+from spillway.router.tls import server_context
 from spillway.wire.config import DEFAULT_CLASS, ClusterConfig, Node
 from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 
@@ -36,9 +38,11 @@ from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 INFERENCE_PATHS = {COMPLETIONS_PATH.encode(): False, CHAT_PATH.encode(): True}
 # What the port for clients shows when operators have one of their own.
 PUBLIC_PAGES = ("/health", MODELS_PATH)
+HEALTH_PATH = b"/health"
 ALLOW_GET, ALLOW_POST = b"allow: GET\r\n", b"allow: POST\r\n"
 DEFAULT_CLASSES = Classes({DEFAULT_CLASS: Slo(1.0, 0.06)})
 LISTEN_BACKLOG = 1024
+HANDSHAKE_S = 10.0  # a client that takes longer to begin TLS is dropped
 DRAIN_POLL_S = 0.02
 # Streams hold few containers and no cycles, so the collector has little to find and may come late.
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -67,6 +71,9 @@ class Server:
         has_own_port = self.settings.admin_port >= 0
         self._pages = PUBLIC_PAGES if has_own_port else self._admin.paths
         self.admin_port = AdminPort(shell, self._admin, self.fleet) if has_own_port else None
+        self._tls = server_context(self.settings)
+        keys_path = self.settings.api_keys_file
+        self.keys = ApiKeys(keys_path, self.settings.engine_api_key) if keys_path else None
         self._loop = asyncio.get_running_loop()
         self.broken: asyncio.Future[InvariantViolation] = self._loop.create_future()
         shell.on_violation = self._break
@@ -80,10 +87,10 @@ class Server:
     async def listen(self) -> None:
         """Begin to serve. Raises ConfigError if the port cannot be had."""
         settings = self.settings
-        self.port = await self._listen(self, settings.host, settings.port, "port")
+        self.port = await self._listen(self, settings.host, settings.port, "--port")
         if self.admin_port is not None:
             self.admin_port.port = await self._listen(
-                self.admin_port, settings.admin_host, settings.admin_port, "admin_port"
+                self.admin_port, settings.admin_host, settings.admin_port, "router.admin_port"
             )
         for file in (self.shell.decisions.file, self.shell.log.file):
             writing = file.write_forever(self.shell.clock)
@@ -98,9 +105,16 @@ class Server:
         """Open a port and return its number. Raises ConfigError."""
         try:
             listener = await self._loop.create_server(
-                lambda: ClientConnection(front), host, port, backlog=LISTEN_BACKLOG
+                lambda: ClientConnection(front),
+                host,
+                port,
+                backlog=LISTEN_BACKLOG,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_S if self._tls else None,
             )
         except OSError as error:
+            for opened in self._listeners:
+                opened.close()
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror}; "
                 f"choose another {key}, or 0 for a free one"
@@ -154,12 +168,24 @@ class Server:
         is_chat = INFERENCE_PATHS.get(path)
         if self._draining:
             conn.refuse(request, RequestError("the router is shutting down", status=503))
+        elif self.keys is not None and path != HEALTH_PATH and not self._is_known(conn, request):
+            return
         elif is_chat is None:
             self._show_page(conn, request, path.decode("latin-1"), query.decode("latin-1"))
         elif request.method == b"POST":
             self.shell.submit(conn, request, is_chat=is_chat)
         else:
             conn.refuse(request, RequestError("this path takes POST", status=405), ALLOW_POST)
+
+    def _is_known(self, conn: ClientConnection, request: Request) -> bool:
+        """Return whether the request bears a key; if not, it has been refused."""
+        assert self.keys is not None
+        try:
+            request.client = self.keys.admit(request)
+        except RequestError as error:
+            conn.refuse(request, error, CHALLENGE)
+            return False
+        return True
 
     def on_bad_request(self, status: int) -> None:
         self.shell.metrics.bad_requests[status] += 1
@@ -255,7 +281,7 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
         limits=config.limits.build(),
         settings=RouterSettings(**config.router.given()),
     )
-    server.follow(Reloader(server.shell, server.fleet, config, path))
+    server.follow(Reloader(server.shell, server.fleet, server.keys, config, path))
     return server
 
 

@@ -42,9 +42,10 @@ class Request:
     """One complete request.
 
     own: the headers named in _OWN_HEADERS, lower case. lines: all others as the client wrote them.
+    client: the name of its API key; "" where keys are not looked at.
     """
 
-    __slots__ = ("body", "http10", "keep_alive", "lines", "method", "own", "target")
+    __slots__ = ("body", "client", "http10", "keep_alive", "lines", "method", "own", "target")
 
     def __init__(self) -> None:
         self.method = b""
@@ -52,6 +53,7 @@ class Request:
         self.own: dict[bytes, bytes] = {}
         self.lines: list[bytes] = []
         self.body = b""
+        self.client = ""
         self.keep_alive = True
         self.http10 = False
 
@@ -363,7 +365,8 @@ class ClientConnection(asyncio.Protocol):
         body = error_body(fault.status, str(fault))
         head = b"%bconnection: close\r\ncontent-length: %d\r\n\r\n" % (JSON_TYPE, len(body))
         self.transport.writelines((status_line(fault.status), head, body))
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot
+            self.transport.write_eof()
         self.deadline_s = self._front.now_s + LINGER_S
 
     def _expect(self, value: bytes) -> None:

@@ -14,6 +14,7 @@ from spillway.core.errors import ConfigError
 from spillway.core.types import NodeId
 from spillway.router.http_client import AnswerSink, Fault, UpstreamConnection
 from spillway.router.settings import RouterSettings
+from spillway.router.tls import engine_context
 
 
 class NodePool:
@@ -21,7 +22,7 @@ class NodePool:
 
     authority: `host:port`, as sent in Host; never shown to a client.
     opened, reused, retried: counters for /metrics.
-    Raises ConfigError for a base URL that is not `http://HOST:PORT`.
+    Raises ConfigError for a base URL that is not `http://HOST:PORT`, or https.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class NodePool:
         "_request_end",
         "_settings",
         "_swept_s",
+        "_tls",
         "authority",
         "closed",
         "node_id",
@@ -43,17 +45,19 @@ class NodePool:
     def __init__(self, node_id: NodeId, base_url: str, settings: RouterSettings) -> None:
         url = urlsplit(base_url)
         try:
-            port = url.port or 80
+            port = url.port or (443 if url.scheme == "https" else 80)
         except ValueError:
             port = 0
         extra = url.path.strip("/") or url.query or url.username
-        if not port or url.scheme != "http" or not url.hostname or extra:
+        is_tls = url.scheme == "https"
+        if not port or not (is_tls or url.scheme == "http") or not url.hostname or extra:
             raise ConfigError(f"node {node_id}: the URL is {base_url!r}; write http://HOST:PORT")
         self.node_id = node_id
         self._host, self._port = url.hostname, port
         self.authority = url.netloc.encode()
         self._request_end = b" HTTP/1.1\r\nhost: " + self.authority + b"\r\n"
         self._settings = settings
+        self._tls = engine_context(settings) if is_tls else None
         self._loop = asyncio.get_running_loop()
         self._idle: list[UpstreamConnection] = []
         self._swept_s = -inf
@@ -147,7 +151,9 @@ class NodePool:
         fault = None
         try:
             async with asyncio.timeout(self._settings.connect_s):
-                await self._loop.create_connection(lambda: conn, self._host, self._port)
+                await self._loop.create_connection(
+                    lambda: conn, self._host, self._port, ssl=self._tls
+                )
         except TimeoutError:
             fault = Fault.CONNECT_TIMEOUT
         except ConnectionRefusedError:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from spillway.core.errors import ConfigError
 from spillway.core.types import Role
+from spillway.router.credentials import ApiKeys
 from spillway.router.fleet import Fleet
 from spillway.router.settings import Classes
 from spillway.router.shell import Shell
@@ -36,12 +37,19 @@ FIXED = ("router", "policy", "limits")
 class Reloader:
     """Keeps a router at what its configuration file says.
 
+    keys: read again as well; None where none are looked at.
     path: None for a router whose configuration came from flags, which has nothing to read again.
     """
 
     def __init__(
-        self, shell: Shell, fleet: Fleet, config: ClusterConfig, path: Path | None
+        self,
+        shell: Shell,
+        fleet: Fleet,
+        keys: ApiKeys | None,
+        config: ClusterConfig,
+        path: Path | None,
     ) -> None:
+        self._keys = keys
         self._shell = shell
         self._fleet = fleet
         self._config = config
@@ -49,7 +57,7 @@ class Reloader:
         self._stamp = _stamp(path)
 
     def reload(self) -> dict[str, Any]:
-        """Read the file again and return what that changed. Raises ConfigError, changing nothing."""
+        """Read the file again and return what it changed. Raises ConfigError, changing nothing."""
         if self._path is None:
             raise ConfigError("this router was started from flags; there is no file to read again")
         self._stamp = _stamp(self._path)
@@ -57,6 +65,8 @@ class Reloader:
         try:
             config = load_config(self._path)
             classes = Classes(config.slos(), DEFAULT_CLASS)
+            if self._keys is not None:
+                self._keys.read()
             joined, left = self._fleet.apply(config.build_nodes())
         except ConfigError as error:
             shell.metrics.reloads["refused"] += 1

@@ -23,6 +23,9 @@ class RouterSettings:
         first two on the port for clients, the last nowhere.
     admin_token: what a caller of the admin port must send as bearer token; "" lets everybody read
         and nobody change anything.
+    tls_cert_file, tls_key_file: PEM files; with them both ports speak TLS and nothing else.
+    api_keys_file: lines NAME:SHA256 of the keys that clients must send; "" passes on whatever they
+        send and leaves it to the engines.
     requests_max: concurrent requests; a further one gets 429.
     connections_max: open client connections; a further one is closed at once.
     body_bytes_max, head_bytes_max: of one request; beyond are 413 and 431.
@@ -57,7 +60,10 @@ class RouterSettings:
     breaker_failures, breaker_failed_frac, breaker_window_s: a node with so many failed legs in so
         long, and at least this share of its legs, is taken out,
     breaker_open_s, breaker_open_max_s: at first for so long, and longer with each relapse.
-    engine_api_key: sent as bearer token with the router's own questions; "" for none.
+    engine_api_key: sent as bearer token with the router's own questions, and in place of a client's
+        key where `api_keys_file` is set; "" for none.
+    engine_ca_file: PEM file of the authority that signs the engines' certificates, for nodes with
+        an https URL; "" trusts what the system does.
 
     Of its own:
     sweep_s: how often timeouts are looked at.
@@ -79,6 +85,9 @@ class RouterSettings:
     admin_host: str = "127.0.0.1"
     admin_port: int = -1
     admin_token: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    api_keys_file: str = ""
     head_bytes_max: int = 32 * KIB
     request_complete_s: float = 30.0
     client_idle_s: float = 75.0
@@ -111,6 +120,7 @@ class RouterSettings:
     breaker_open_s: float = 2.0
     breaker_open_max_s: float = 60.0
     engine_api_key: str = ""
+    engine_ca_file: str = ""
     sweep_s: float = 1.0
     decisions_kept: int = 1000
     decision_log_path: str = ""

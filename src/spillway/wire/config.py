@@ -51,6 +51,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     admin_host: Text | None = None
     admin_port: Port | None = None
     admin_token: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    api_keys_file: str | None = None
     requests_max: AtLeastOne | None = None
     connections_max: AtLeastOne | None = None
     body_bytes_max: AtLeastOne | None = None
@@ -72,6 +75,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     breaker_open_s: Positive | None = None
     breaker_open_max_s: Positive | None = None
     engine_api_key: str | None = None
+    engine_ca_file: str | None = None
     decision_log_path: str | None = None
     log_path: str | None = None
     gap_sample_every: AtLeastOne | None = None
@@ -353,9 +357,7 @@ def _url_fault(url: str) -> str | None:
         port = parts.port
     except ValueError as error:
         return f"{error}; {wanted}"
-    if parts.scheme == "https":
-        return f"TLS to a node is not supported; {wanted}"
-    if parts.scheme != "http" or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         return wanted
     if port is None:
         return f"the port is missing; {wanted}"
@@ -365,8 +367,9 @@ def _url_fault(url: str) -> str | None:
 
 
 def _origin(url: str) -> str:
-    """Return http://host:port of a URL without a fault; "" of none."""
-    return f"http://{urlsplit(url).netloc.lower()}" if url else ""
+    """Return http://host:port of a URL without a fault, or https; "" of none."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}" if url else ""
 
 
 def _with_profiles_beside(config: ClusterConfig, folder: Path) -> ClusterConfig:
