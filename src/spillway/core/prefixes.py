@@ -4,7 +4,7 @@ A prompt is named by the chain of its leading blocks: each id stands for one blo
 before it, so two chains agree exactly as far as their prompts do. Whoever works on a prompt holds
 its KV for a while, until that is evicted to make room. The index remembers what was sent where, and
 forgets, least recently used first, what the node has no room for. It does not know when a node
-evicts earlier, so what has not been used for long counts half (docs/policies.md, prefix reuse).
+evicts earlier, so what has not been used for long counts half.
 """
 
 from __future__ import annotations

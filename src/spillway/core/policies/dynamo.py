@@ -93,8 +93,10 @@ class DynamoIslBounding(_KvRouter):
              decode blocks alone, when the prefill is done.
     Inputs:  prefix tokens held per node; prefill backlog and KV in use of every node.
     Source:  NVIDIA Dynamo 1.5, `--router-conditional-disagg`, default policy; defaults as shipped.
-    Differs: temperature 0; no host or disk tier. Decode nodes size their chunks themselves where
-             they can; Dynamo's run the engine's fixed setting.
+    Differs: temperature 0; no host or disk tier. What nodes hold is known from what was sent to
+             them (`core.prefixes`), as with Dynamo's approximate mode, not from the engines' KV
+             events. Decode nodes size their chunks themselves where they can; Dynamo's run the
+             engine's fixed setting.
 
     isl_tokens_max: uncached tokens from which on a prompt goes to the prefill pool.
     isl_frac_max: the same as a share of the prompt, so that an unknown prompt always goes there.

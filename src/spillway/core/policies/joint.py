@@ -111,7 +111,7 @@ class LeastTtft:
 
     Rule:    argmin of predicted TTFT over every (prefill, decode) pair and every deflection. Nobody
              else's tokens count.
-    Formula: TTFT_pf = max(queue + execute + transfer, KV wait) + step under way + first step;
+    Formula: TTFT_pf = max(queue + execute, KV wait) + transfer + boundaries + first step;
              TTFT_dec = deflected work ahead + the node's own chunk schedule.
     Inputs:  backlog, link, batch and KV of every node; prefix tokens held per node.
     Source:  `least_ttft_joint`, the arm of the INFOCOM 2027 placement study that shows what it

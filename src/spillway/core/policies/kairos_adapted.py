@@ -30,7 +30,7 @@ class KairosAdapted:
              decode node is feasible with no deflected prompt pending (`exclusive`), KV admission
              passed, and chunks of any size whose every step stays within
              beta x the strictest resident's TBT target.
-    Formula: TTFT_pf = max(queue + execute + transfer, KV wait) + step under way + first step, with
+    Formula: TTFT_pf = max(queue + execute, KV wait) + transfer + boundaries + first step, with
              the exact queue; TTFT_dec = deflected work ahead + the node's chunk schedule.
     Inputs:  backlog, link, batch and KV of every node; prefix tokens held per node.
     Source:  the adapted variant of Kairos (arXiv 2607.02043) in the INFOCOM 2027 study: alpha 1,

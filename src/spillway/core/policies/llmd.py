@@ -27,9 +27,10 @@ class LlmdPrefix:
              nothing of the prefill pool reaches the decision.
     Source:  llm-d-router (`prefix-based-pd-decider`, weighted scorers). Its code defaults to 0;
              published configurations use 16 to 1024 tokens. Weights 2 and 1 are common ones.
-    Differs: absent prefix information is 0 tokens held here, while llm-d then does not separate.
-             Its queue scorer counts waiting requests only, which decode nodes here do not tell
-             apart.
+    Differs: what nodes hold is known from what was sent to them (`core.prefixes`), as with llm-d's
+             approximate producer; a prompt of which nothing is known counts as held nowhere, while
+             llm-d does not separate without prefix information. Its queue scorer counts waiting
+             requests only, which decode nodes here do not tell apart.
 
     uncached_tokens_min: tokens lacking on the decode node from which on the prefill pool is used.
     prompt_tokens_min: shorter prompts never use it.

@@ -37,7 +37,8 @@ class Ppd:
              lengths.
     Source:  PPD (arXiv 2603.13358) and its public code; 512 tokens and weights 1, 1 are its own.
     Differs: PPD looks gain and harm up in tables measured per deployment, by context class, shape
-             and request rate; here the latency profile and the live state predict them.
+             and request rate; here the latency profile and the live state predict them. A later
+             turn is one of which a decode node holds something by `core.prefixes`.
 
     append_tokens_max: uncached tokens below which a later turn always runs on d.
     ttft_factor: weight of the gain.
