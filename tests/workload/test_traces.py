@@ -52,13 +52,13 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
 
 
 def test_a_broken_archive_is_named(tmp_path: Path):
-    path = tmp_path / "t.tar.xz"
-    with tarfile.open(path, "w:xz") as archive:
+    path = tmp_path / "t.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for at in range(20):
             (tmp_path / "m.json").write_text(stream(at, "noise").randbytes(20_000).hex())
             archive.add(tmp_path / "m.json", f"{at}.json")
     path.write_bytes(path.read_bytes()[:-100_000])
-    with pytest.raises(ConfigError, match=r"t\.tar\.xz: a broken archive"):
+    with pytest.raises(ConfigError, match=r"t\.tar\.gz: a broken archive"):
         read_trace(path)
 
 

@@ -133,7 +133,7 @@ def decode_line(decoder: msgspec.json.Decoder[Parsed], line: str | bytes) -> Par
         return decoder.decode(line)
     except msgspec.ValidationError as error:
         raise BadRow(_INDEX.sub("[...]", str(error))) from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadRow("not valid JSON") from None
 
 

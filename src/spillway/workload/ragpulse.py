@@ -150,21 +150,19 @@ def _read(lines: Lines, drops: Drops, reading: Reading) -> Content:
 
 def _tables(trace: Path) -> tuple[dict[TableId, int], tuple[str, ...]]:
     """Return the lengths of all components, and what is to be said of them."""
+    decoder = msgspec.json.Decoder(dict[str, int])
     lengths_tokens: dict[TableId, int] = {}
     for at, (_, file, id_key) in enumerate(COMPONENTS):
-        path = trace.parent / file
         try:
-            text = path.read_bytes()
+            lines = (trace.parent / file).read_bytes().splitlines()
         except OSError:
             return {}, (f"no prefix blocks: {file}, the lengths of components, is not beside it",)
-        for line in text.splitlines():
-            if not line.strip():
-                continue
-            try:
-                entry = msgspec.json.decode(line, type=dict[str, int])
-                lengths_tokens[at, entry[id_key]] = entry["token_length"]
-            except (msgspec.DecodeError, KeyError):
-                return {}, (f"no prefix blocks: {file} is no table of {id_key} and token_length",)
+        try:
+            for line in filter(None, lines):
+                entry = decode_line(decoder, line)
+                lengths_tokens[at, entry[id_key]] = checked_tokens(entry["token_length"], file)
+        except (BadRow, KeyError):
+            return {}, (f"no prefix blocks: {file} is no table of {id_key} and token_length",)
     return lengths_tokens, (f"prompt components cut into blocks of {BLOCK_TOKENS} tokens",)
 
 

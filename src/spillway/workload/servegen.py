@@ -32,6 +32,7 @@ from spillway.workload.parsing import (
     Reading,
     by_arrival,
     checked_time,
+    decode_line,
     number,
     token_count,
 )
@@ -187,10 +188,7 @@ def _window(line: str) -> tuple[float, float, Arrivals | None]:
 
 
 def _lengths(content: bytes) -> list[tuple[float, _Pmf, _Pmf]]:
-    try:
-        parts = msgspec.json.decode(content, type=dict[str, dict[str, str]])
-    except msgspec.DecodeError:
-        raise BadRow("dataset.json is not lengths by window") from None
+    parts = decode_line(msgspec.json.Decoder(dict[str, dict[str, str]]), content)
     return sorted(
         (
             number(start, "window start"),
