@@ -23,6 +23,7 @@ from spillway.router.admin_port import AdminPort
 from spillway.router.credentials import CHALLENGE, ApiKeys
 from spillway.router.decision_log import DecisionLog
 from spillway.router.fleet import Fleet
+from spillway.router.gate import Gate, Queueing
 from spillway.router.health import HealthWatch
 from spillway.router.http_server import ClientConnection, Front, Request
 from spillway.router.intake import Intake
@@ -31,7 +32,7 @@ from spillway.router.reload import Reloader
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.shell import Shell
 from spillway.router.tls import server_context
-from spillway.wire.config import DEFAULT_CLASS, ClusterConfig, Node
+from spillway.wire.config import DEFAULT_CLASS, ClassConfig, ClusterConfig, Node
 from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 
 # path: is it a chat
@@ -281,6 +282,13 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
         limits=config.limits.build(),
         settings=RouterSettings(**config.router.given()),
     )
+    if server.settings.inflight_max:
+        classes = {DEFAULT_CLASS: ClassConfig(), **config.classes}
+        queues = {
+            name: Queueing(one.priority, one.queue_max, one.queue_wait_s)
+            for name, one in classes.items()
+        }
+        server.shell.gate = Gate(server.shell, server.settings.inflight_max, queues)
     server.follow(Reloader(server.shell, server.fleet, server.keys, config, path))
     return server
 

@@ -24,7 +24,16 @@ def of_shell(shell: Shell, client_conns: int) -> Samples:
         "spillway_events_ignored_total": shell.dispatcher.ignored_events,
         "spillway_policy_failures_total": shell.dispatcher.policy_failures,
     }
-    return {name: [((), value)] for name, value in values.items()}
+    samples: Samples = {name: [((), value)] for name, value in values.items()}
+    if shell.gate is not None:
+        samples["spillway_queued"] = [
+            ((("class", name),), count) for name, count in shell.gate.queued().items()
+        ]
+        samples["spillway_queue_refused_total"] = [
+            ((("class", name), ("kind", kind)), count)
+            for (name, kind), count in sorted(shell.gate.refused.items())
+        ]
+    return samples
 
 
 def of_pools(pools: Mapping[NodeId, NodePool]) -> Samples:

@@ -66,6 +66,12 @@ METRICS: dict[str, Metric] = {
         "The longest step that each deflection was planned to cause.", *ROUTE
     ),
     "spillway_inflight": _gauge("Requests that have not ended."),
+    "spillway_queued": _gauge("Requests that wait for others to end, by class.", "class"),
+    "spillway_queue_refused_total": _counter(
+        "Requests that found the queue of their class full, or waited in it for too long.",
+        "class",
+        "kind",
+    ),
     "spillway_client_connections": _gauge("Open client connections."),
     "spillway_upstream_errors_total": _counter("Legs that failed, by node and kind.", *NODE_KIND),
     "spillway_ejections_total": _counter("Times a node was taken out for failing legs.", *NODE),
@@ -178,8 +184,8 @@ class RouterMetrics:
         "gaps_late",
         "predicted_step",
         "predicted_ttft",
-        "reports",
         "reloads",
+        "reports",
         "reports_dropped",
         "requests",
         "strains",

@@ -12,6 +12,7 @@ import msgspec
 
 from spillway.clock import Clock, unix_s
 from spillway.router.line_file import LineFile
+from spillway.router.relay import Exchange
 
 LINES_MAX = 50_000
 
@@ -25,6 +26,7 @@ class Ended(NamedTuple):
     reason: str
     outcome: str
     node_id: str
+    client: str
     class_name: str
     prompt_tokens: int
     output_tokens: int
@@ -55,9 +57,26 @@ class RequestLog:
     def dropped(self) -> int:
         return self.file.dropped
 
-    def ended(self, line: Ended) -> None:
+    def ended(self, now_s: float, exchange: Exchange, outcome: str, output_tokens: int) -> None:
         """Log the end of a request."""
-        self.file.add(line)
+        view = exchange.view
+        self.file.add(
+            Ended(
+                now_s,
+                view.request_id,
+                exchange.route,
+                exchange.reason,
+                outcome,
+                exchange.node_id,
+                exchange.request.client,
+                view.class_name,
+                view.prompt_tokens,
+                output_tokens,
+                view.arrival_s,
+                exchange.first_byte_s,
+                exchange.predicted_s,
+            )
+        )
 
     def note(self, level: str, event: str, **details: Any) -> None:
         """Log something that happens seldom. level: info, warning or error."""
@@ -79,6 +98,7 @@ class RequestLog:
             "reason": line.reason,
             "outcome": line.outcome,
             "node": line.node_id,
+            "client": line.client,
             "class": line.class_name,
             "prompt_tokens": line.prompt_tokens,
             "output_tokens": line.output_tokens,

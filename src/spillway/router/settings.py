@@ -10,7 +10,7 @@ from spillway.core.errors import ConfigError, RequestError
 from spillway.core.types import Slo
 
 KIB, MIB = 1024, 1024 * 1024
-MAY_BE_ZERO = ("port", "admin_port", "kv_block_tokens", "prefix_blocks_max")
+MAY_BE_ZERO = ("port", "admin_port", "inflight_max", "kv_block_tokens", "prefix_blocks_max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class RouterSettings:
     client_idle_s: keep-alive connections without a request are closed after this.
     client_stall_s: a client that reads nothing for so long is dropped.
     retry_after_s: what a 429 or 503 tells the client.
+    inflight_max: requests that run at a time; further ones wait in the queue of their class, of
+        which priority, length and time are the class's own. 0 is no limit and no queue.
     output_tokens_default: assumed limit of a chat request that declares none.
     patience_s: from a request's arrival to the first byte of its answer, retries included; beyond
         is 504. A client's x-request-timeout-ms may shorten it. The clients of OpenAI wait 600 s.
@@ -93,6 +95,7 @@ class RouterSettings:
     client_idle_s: float = 75.0
     client_stall_s: float = 120.0
     retry_after_s: int = 1
+    inflight_max: int = 0
     output_tokens_default: int = 1024
     patience_s: float = 600.0
     upstream_idle_s: float = 4.0

@@ -34,6 +34,7 @@ from spillway.core.types import NodeId, RequestId
 from spillway.router.admission import Admission
 from spillway.router.breaker import Breaker
 from spillway.router.decision_log import DecisionLog
+from spillway.router.gate import Gate
 from spillway.router.http_client import Fault
 from spillway.router.http_server import ClientConnection, Request
 from spillway.router.metrics import RouterMetrics
@@ -41,7 +42,7 @@ from spillway.router.pool import NodePool
 from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.relay import Exchange
 from spillway.router.prefixes import PromptMemory
-from spillway.router.request_log import Ended, RequestLog
+from spillway.router.request_log import RequestLog
 from spillway.router.settings import Classes, RouterSettings
 from spillway.wire.openai import (
     decode_body,
@@ -98,6 +99,7 @@ class Shell:
         self.last_reports: dict[NodeId, NodeReport] = {}
         self._streams = 0
         self.live: dict[RequestId, Exchange] = {}
+        self.gate: Gate | None = None
         blocks_max = settings.prefix_blocks_max
         self.memory = PromptMemory(dispatcher.ledger.nodes, blocks_max) if blocks_max else None
         self.admission = Admission(settings, classes, clock, self.live, self.router_id, self.memory)
@@ -138,12 +140,23 @@ class Shell:
             if len(self.live) >= self.settings.requests_max:
                 raise RequestError("too many requests are in progress; try again", status=429)
             exchange = self.admission.admit(self, conn, request, is_chat=is_chat)
+            waits = self.gate is not None and self.gate.hold_back(exchange, request.client)
         except RequestError as error:
             conn.refuse(request, error, self._retry_line if error.status == 429 else b"")
             return
         self.live[exchange.view.request_id] = exchange
         conn.reader = exchange
+        if not waits:
+            self.begin(exchange)
+
+    def begin(self, exchange: Exchange) -> None:
+        """Have it decided where a request runs, now."""
         self.tell(RequestArrived(exchange.view))
+
+    def give_up(self, exchange: Exchange, reason: str) -> None:
+        """Refuse a request that waited in vain."""
+        self._end(exchange, "rejected")
+        exchange.answer_error(503, ERROR_TEXTS[503], reason, self._retry_line)
 
     def client_left(self, exchange: Exchange) -> None:
         request_id = exchange.view.request_id
@@ -328,22 +341,9 @@ class Shell:
         del self.live[view.request_id]
         self.metrics.requests[exchange.route, outcome] += 1
         if self.log.is_wanted:
-            self.log.ended(
-                Ended(
-                    self.clock.now_s(),
-                    view.request_id,
-                    exchange.route,
-                    exchange.reason,
-                    outcome,
-                    exchange.node_id,
-                    view.class_name,
-                    view.prompt_tokens,
-                    output_tokens,
-                    view.arrival_s,
-                    exchange.first_byte_s,
-                    exchange.predicted_s,
-                )
-            )
+            self.log.ended(self.clock.now_s(), exchange, outcome, output_tokens)
+        if self.gate is not None:
+            self.gate.ended(exchange)
 
     def stop(self) -> None:
         """Give up every request: its leg is dropped, and its client told so."""
@@ -357,6 +357,8 @@ class Shell:
 
     def sweep(self, now_s: float) -> None:
         """Give up on legs that have been silent for too long, or that no client waits for."""
+        if self.gate is not None:
+            self.gate.sweep(now_s)
         settings = self.settings
         for exchange in list(self.live.values()):
             leg = exchange.leg

@@ -58,6 +58,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     connections_max: AtLeastOne | None = None
     body_bytes_max: AtLeastOne | None = None
     client_idle_s: Positive | None = None
+    inflight_max: Count | None = None
     output_tokens_default: AtLeastOne | None = None
     patience_s: Positive | None = None
     upstream_idle_s: Positive | None = None
@@ -156,10 +157,17 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ClassConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The targets of a service class. `default` holds for requests that name none."""
+    """The targets of a service class. `default` holds for requests that name none.
+
+    priority, queue_max, queue_wait_s: how its requests wait when `router.inflight_max` run: classes
+        of a higher priority go first, more than that many are refused, as is who waits for longer.
+    """
 
     ttft_s: Positive = 1.0
     tbt_s: Positive = 0.06
+    priority: int = 0
+    queue_max: Count = 256
+    queue_wait_s: Positive = 5.0
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
