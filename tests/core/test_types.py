@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from math import inf, nan
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from builders import make_request, make_spec
 from spillway.core.errors import ConfigError
+from spillway.core.types import NodeView
 
 
 @given(st.integers(0, 5000), st.integers(0, 9000))
@@ -39,3 +41,12 @@ def test_at_least_the_last_prompt_token_is_always_computed(prompt: int, cached: 
 def test_a_node_that_makes_no_sense_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"node d7: {field}"):
         make_spec("d7", **{field: value})
+
+
+def test_a_copied_view_has_every_field_of_the_first() -> None:
+    view = NodeView(spec=make_spec())
+    for at, field in enumerate(fields(NodeView)):
+        if field.name != "spec":
+            setattr(view, field.name, at)  # no two alike, and none at its default
+    assert view.copied() == view
+    assert view.copied() is not view

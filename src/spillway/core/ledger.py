@@ -20,7 +20,15 @@ from spillway.core.errors import InvariantViolation
 from spillway.core.events import NodeState
 from spillway.core.latency import prefill_s, token_pairs
 from spillway.core.lengths import OutputLengths
-from spillway.core.types import ClusterView, NodeId, NodeSpec, NodeView, RequestView, Role
+from spillway.core.types import (
+    ChunkMode,
+    ClusterView,
+    NodeId,
+    NodeSpec,
+    NodeView,
+    RequestView,
+    Role,
+)
 
 # Below this many, dispatches that have ended may stay in line until their turn.
 UNSEEN_MIN = 64
@@ -49,6 +57,7 @@ class NodeLedger:
     __slots__ = (
         "_all_behind",
         "_behind",
+        "_calibration",
         "_joining_kv_tokens",
         "_joining_seqs",
         "_own",
@@ -57,7 +66,6 @@ class NodeLedger:
         "_own_pairs",
         "_own_prompts",
         "_own_tbt_s",
-        "_calibration",
         "_own_tokens",
         "_report",
         "_tbt_counts",
@@ -73,6 +81,7 @@ class NodeLedger:
         self, spec: NodeSpec, all_behind: list[NodeLedger], *, calibrated: bool = True
     ) -> None:
         self.spec = spec
+        self._calibration = Calibration(spec) if calibrated else None
         self._all_behind = all_behind  # the ledger's list of nodes whose view is behind
         self._behind = False
         self._view = NodeView(spec=spec, kv_capacity_tokens=spec.kv_capacity_tokens)
@@ -81,7 +90,6 @@ class NodeLedger:
         self._own_prompts = self._own_tokens = self._own_decode_seqs = self._own_kv_tokens = 0
         self._own_pairs = 0.0
         self._unseen: deque[Entry] = deque()
-        self._calibration = Calibration(spec) if calibrated else None
         self._unseen_prompts = self._unseen_tokens = 0
         self._unseen_pairs = 0.0
         self._joining_seqs = self._joining_kv_tokens = 0
@@ -103,6 +111,15 @@ class NodeLedger:
         view.heard_at_s = view.backlog_until_s = view.link_until_s = -inf
         view.kv_capacity_tokens = self.spec.kv_capacity_tokens
         self.refresh()
+
+    def learn_chunking(self, mode: ChunkMode, chunk_tokens_max: int) -> None:
+        """Believe what the node says of its chunks, unless an operator has forbidden deflection."""
+        if self.spec.chunk_mode is ChunkMode.UNKNOWN:
+            return
+        self.spec = replace(self.spec, chunk_mode=mode, chunk_tokens_max=chunk_tokens_max)
+        self._view.spec = self.spec
+        if self._calibration is not None:
+            self._calibration.learn_chunking(mode, chunk_tokens_max)
 
     @property
     def outstanding(self) -> int:
@@ -183,6 +200,10 @@ class NodeLedger:
         view.heard_at_s = state.taken_at_s
         view.reporting = True
         view.over_budget = state.over_budget
+        if self._calibration is not None:
+            self._calibration.hear(state)
+            view.spec = self.spec = self._calibration.spec
+            view.drifting = self._calibration.red
         if state.kv_capacity_tokens:
             view.kv_capacity_tokens = state.kv_capacity_tokens
         self.refresh()
@@ -200,10 +221,6 @@ class NodeLedger:
     def _count_prefill(self, entry: Entry, sign: int) -> None:
         self._own_prompts += sign
         self._own_tokens += sign * entry.tokens
-        if self._calibration is not None:
-            self._calibration.hear(state)
-            view.spec = self.spec = self._calibration.spec
-            view.drifting = self._calibration.red
         self._own_pairs += sign * entry.pairs
         if not self._own_prompts:
             self._own_pairs = 0.0  # sums of floats drift; an empty book has no remainder
@@ -240,15 +257,16 @@ class NodeLedger:
         spec, view = self.spec, self.view
         if spec.role is Role.PREFILL:
             return prefill_s(spec.profile, tokens, pairs, spec.step_tokens_max)
+        is_fixed = spec.chunk_mode is ChunkMode.STATIC  # whatever the streams can bear
         return drain_s(
             spec.profile,
             view.decode_seqs,
             view.kv_used_tokens,
             tokens,
             pairs,
-            view.tbt_s_min * spec.tbt_margin_frac,
+            inf if is_fixed else view.tbt_s_min * spec.tbt_margin_frac,
             spec.chunk_tokens_max,
-            spec.chunk_tokens_multiple,
+            1 if is_fixed else spec.chunk_tokens_multiple,
         )
 
     def _touch(self) -> None:
@@ -334,7 +352,6 @@ class Ledger:
         """Return the live view, less the nodes in `without`. O(1) when there are none."""
         for node in self._behind:
             node.refresh()
-        self._calibrated = calibrated
         self._behind.clear()
         view = self._view
         if without:
@@ -352,10 +369,11 @@ def frozen_copy(cluster: ClusterView) -> ClusterView:
     """Return a copy that later events do not change: what a decision log keeps."""
     return replace(
         cluster,
-        prefill=tuple(replace(node) for node in cluster.prefill),
-        decode=tuple(replace(node) for node in cluster.decode),
+        prefill=tuple([node.copied() for node in cluster.prefill]),
+        decode=tuple([node.copied() for node in cluster.decode]),
         output_tokens_by_class=dict(cluster.output_tokens_by_class),
     )
+
 
 
 def prefill_entry(dispatch_id: int, request: RequestView, node_id: NodeId, tbt_s: float) -> Entry:
