@@ -97,6 +97,7 @@ def test_every_metric_for_people_is_on_the_dashboard_or_in_an_alert() -> None:
     [
         ("grafana", "text", DASHBOARD),
         ("metrics_doc", "page", ROOT / "docs" / "metrics.md"),
+        ("config_schema", "text", ROOT / "deploy" / "config.schema.json"),
     ],
 )
 def test_the_generated_file_is_current(

@@ -13,7 +13,7 @@ import msgspec
 from spillway.core.errors import ConfigError, RequestError
 from spillway.core.types import Role
 from spillway.router.admin import Admin, Page
-from spillway.router.credentials import CHALLENGE, check_token
+from spillway.router.credentials import CHALLENGE, check_token, read_token
 from spillway.router.fleet import Fleet
 from spillway.router.http_server import ClientConnection, Request
 from spillway.router.reload import Reloader
@@ -45,7 +45,7 @@ class AdminPort:
         self._fleet = fleet
         self.port = 0
         self.reloader: Reloader | None = None
-        self._token = shell.settings.admin_token.encode()
+        self._token = read_token(shell.settings)
 
     def on_request(self, conn: ClientConnection, request: Request) -> None:
         path, _, query = request.target.partition(b"?")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spillway.core.errors import ConfigError, RequestError
 from spillway.router.http_server import Request
+from spillway.router.settings import RouterSettings
 
 AUTHORIZATION = b"authorization"
 BEARER = b"bearer "
@@ -27,6 +28,20 @@ def header_value(request: Request, name: bytes) -> bytes:
     """
     found = [line for line in request.lines if line[: line.index(b":")].lower() == name]
     return found[0][len(name) + 1 :].strip() if len(found) == 1 else b""
+
+
+def read_token(settings: RouterSettings) -> bytes:
+    """Return the token of the admin port, b"" for none. Raises ConfigError."""
+    path = settings.admin_token_file
+    if not path:
+        return settings.admin_token.encode()
+    try:
+        token = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"admin_token_file: {path} cannot be read: {error.strerror}") from None
+    if not token:
+        raise ConfigError(f"admin_token_file: {path} is empty; write the token into it")
+    return token
 
 
 def bearer_token(request: Request) -> bytes:

@@ -51,6 +51,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     admin_host: Text | None = None
     admin_port: Port | None = None
     admin_token: str | None = None
+    admin_token_file: str | None = None
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
     api_keys_file: str | None = None

@@ -1,0 +1,137 @@
+"""The files for deployment say what the router understands.
+
+Where helm or systemd-analyze is on the PATH they judge as well; a small stand-in for helm's
+template language renders the chart everywhere, since the chart uses little of it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from spillway.router.settings import RouterSettings
+from spillway.wire.config import ClusterConfig, load_config
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+CHART = DEPLOY / "helm" / "spillway"
+IF = re.compile(r"\n? *\{\{- if \.Values\.([\w.]+) \}\}(\n.*?)\n *\{\{- end \}\}", re.DOTALL)
+TO_YAML = re.compile(r"\{\{ toYaml \.Values\.([\w.]+) \| indent (\d+) \}\}")
+VALUE = re.compile(r"\{\{ \.(Values|Release)\.([\w.]+) \}\}")
+
+
+def lookup(values: dict[str, Any], path: str) -> Any:
+    found: Any = values
+    for step in path.split("."):
+        found = found[step]
+    return found
+
+
+def rendered(template: str, values: dict[str, Any]) -> str:
+    def indented(match: re.Match[str]) -> str:
+        text = yaml.safe_dump(lookup(values, match[1]), sort_keys=False).rstrip()
+        return "\n".join(" " * int(match[2]) + line for line in text.splitlines())
+
+    def value(match: re.Match[str]) -> str:
+        return "relay" if match[1] == "Release" else str(lookup(values, match[2]))
+
+    text = IF.sub(lambda match: match[2] if lookup(values, match[1]) else "", template)
+    text = VALUE.sub(value, TO_YAML.sub(indented, text))
+    assert "{{" not in text, "more of the template language than this test renders"
+    return text
+
+
+def chart(**changes: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")) | changes
+    found = {}
+    for path in sorted((CHART / "templates").iterdir()):
+        for one in yaml.safe_load_all(rendered(path.read_text(encoding="utf-8"), values)):
+            if one:
+                found[one["kind"], one["metadata"]["name"]] = one
+    return found
+
+
+def test_the_chart_gives_the_router_a_configuration_it_takes(tmp_path: Path) -> None:
+    objects = chart(clientKeys=True)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(objects["ConfigMap", "relay"]["data"]["cluster.yaml"], encoding="utf-8")
+    config = load_config(path)
+    settings = RouterSettings(**config.router.given())
+    assert (settings.port, settings.admin_port, settings.drain_s) == (8000, 9000, 120)
+    assert settings.api_keys_file == "/etc/spillway-secret/api-keys"
+
+
+def test_ports_probes_and_labels_fit_together() -> None:
+    objects = chart(serviceMonitor={"enabled": True, "interval": "10s"})
+    pod = objects["Deployment", "relay"]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": 8000, "admin": 9000}
+    for name in ("relay", "relay-admin"):
+        service = objects["Service", name]["spec"]
+        assert service["selector"].items() <= pod["metadata"]["labels"].items()
+        assert service["ports"][0]["targetPort"] in ports
+    assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    monitor = objects["ServiceMonitor", "relay"]["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= (
+        objects["Service", "relay-admin"]["metadata"]["labels"].items()
+    )
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert values["graceSeconds"] > values["drainSeconds"]
+
+
+def test_what_is_switched_off_is_not_there() -> None:
+    kinds = {kind for kind, _ in chart(podDisruptionBudget={"enabled": False})}
+    assert kinds == {"ConfigMap", "Deployment", "Service"}
+
+
+def test_every_value_is_used() -> None:
+    templates = "".join(p.read_text(encoding="utf-8") for p in (CHART / "templates").iterdir())
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert {key for key in values if f".Values.{key}" not in templates} == set()
+
+
+@pytest.mark.slow
+def test_helm_agrees() -> None:
+    helm = shutil.which("helm")
+    if helm is None:
+        pytest.skip("no helm here")
+    for arguments in (["lint", "--strict", str(CHART)], ["template", "relay", str(CHART)]):
+        done = subprocess.run([helm, *arguments], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_systemd_finds_no_fault_in_the_unit() -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze here")
+    unit = str(DEPLOY / "systemd" / "spillway.service")
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, timeout=60)
+    faults = [
+        line
+        for line in done.stderr.splitlines()
+        if "spillway.service" in line and "is not executable" not in line
+    ]
+    assert faults == []
+
+
+def test_the_container_runs_without_privileges() -> None:
+    lines = (DEPLOY / "Containerfile").read_text(encoding="utf-8").splitlines()
+    assert "USER 10001" in lines
+    assert lines.index("USER 10001") < next(i for i, x in enumerate(lines) if x.startswith("ENTRY"))
+
+
+def test_the_schema_knows_every_key_of_the_example() -> None:
+    schema = msgspec.json.decode((DEPLOY / "config.schema.json").read_bytes())
+    example = DEPLOY.parent / "examples" / "cluster.yaml"
+    keys = schema["$defs"][ClusterConfig.__name__]["properties"]
+    assert set(yaml.safe_load(example.read_text(encoding="utf-8"))) <= set(keys)
