@@ -55,7 +55,7 @@ async def test_questions_carry_the_engines_key(bench, until) -> None:
     _, decode, server = await bench.pair(engine_api_key="s3cret")
     await until(lambda: not server.shell.models.may_exist("other"))
     asked = {got.target.partition("?")[0]: got.headers for got in decode.gets}
-    assert set(asked) == {"/health", "/v1/models", "/spillway/reports"}
+    assert set(asked) == {"/health", "/v1/models", "/spillway/reports", "/server_info"}
     assert {head["authorization"] for head in asked.values()} == {"Bearer s3cret"}
 
 

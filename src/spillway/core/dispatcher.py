@@ -18,6 +18,7 @@ from spillway.core.events import (
     AbortOnNode,
     Action,
     AnswerError,
+    ChunkingLearned,
     ClientLeft,
     Event,
     FirstToken,
@@ -28,6 +29,7 @@ from spillway.core.events import (
     NodeLeft,
     NodeLost,
     NodeReported,
+    NodeStrained,
     PrefillFinished,
     RequestArrived,
     RequestFinished,
@@ -56,17 +58,17 @@ class DispatchLimits:
 
     report_age_max_s: a reporting node silent for longer gets no deflected work (INV-14).
     retries_max: how often a request may be started again after a failed leg.
+    calibrated: believe the nodes on how their steps differ from their profile (`calibration.py`).
     held_max, hold_s_max: how many requests may be held back at a time, and for how long.
     """
 
     report_age_max_s: float = 1.0
-    calibrated: believe the nodes on how their steps differ from their profile (`calibration.py`).
     retries_max: int = 2
+    calibrated: bool = True
     held_max: int = 1024
     hold_s_max: float = 30.0
 
     def __post_init__(self) -> None:
-    calibrated: bool = True
         if not (isfinite(self.report_age_max_s) and self.report_age_max_s > 0):
             raise ConfigError("report_age_max_s must be positive and finite")
         if self.retries_max < 0 or self.held_max < 0:
@@ -122,6 +124,8 @@ class Dispatcher:
             NodeBack: self._node_back,
             NodeJoined: self._node_joined,
             NodeLeft: self._node_left,
+            ChunkingLearned: self._chunking_learned,
+            NodeStrained: self._node_strained,
             TimerFired: self._timer_fired,
         }
 
@@ -273,6 +277,22 @@ class Dispatcher:
             self.ignored_events += 1
         else:
             self.ledger.leave(node_id)
+        return []
+
+    def _chunking_learned(self, event: ChunkingLearned, now_s: float) -> list[Action]:
+        node = self.ledger.nodes.get(event.node_id)
+        if node is None:
+            self.ignored_events += 1
+        else:
+            node.learn_chunking(event.chunk_mode, event.chunk_tokens_max)
+        return []
+
+    def _node_strained(self, event: NodeStrained, now_s: float) -> list[Action]:
+        node = self.ledger.nodes.get(event.node_id)
+        if node is None or node.view.reporting:  # its own word is better
+            self.ignored_events += 1
+        else:
+            node.view.over_budget = event.strained
         return []
 
     def _timer_fired(self, event: TimerFired, now_s: float) -> list[Action]:

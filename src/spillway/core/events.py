@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from spillway.core.decide import Decision
-from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView
+from spillway.core.types import ChunkMode, ClusterView, NodeId, NodeSpec, RequestId, RequestView
 
 # --- facts -----------------------------------------------------------------------------------
 
@@ -93,6 +93,21 @@ class NodeLeft(NamedTuple):
     node_id: NodeId
 
 
+class ChunkingLearned(NamedTuple):
+    """How `node_id` sizes prefill chunks, by its own word; one configured as unknown stays so."""
+
+    node_id: NodeId
+    chunk_mode: ChunkMode
+    chunk_tokens_max: int
+
+
+class NodeStrained(NamedTuple):
+    """Whether the streams of a node that does not report miss their targets, as their gaps show."""
+
+    node_id: NodeId
+    strained: bool
+
+
 class NodeState(NamedTuple):
     """One node's own word on itself, as of `taken_at_s` on the driver's clock.
 
@@ -101,6 +116,8 @@ class NodeState(NamedTuple):
     backlog_*: prefill work queued or running there, from whomever it came.
     tbt_s_min: strictest target among its residents (inf: none).
     over_budget: decode alone exceeds the strictest target.
+    gain_decode, gain_prefill, margin: by what its steps have been found to differ from its profile,
+        as `core.controller` defines them; 1 for a node that does not say.
     """
 
     node_id: NodeId
@@ -115,6 +132,9 @@ class NodeState(NamedTuple):
     kv_capacity_tokens: int
     tbt_s_min: float
     over_budget: bool = False
+    gain_decode: float = 1.0
+    gain_prefill: float = 1.0
+    margin: float = 1.0
 
 
 class TimerFired(NamedTuple):
@@ -128,13 +148,13 @@ Event = (
     | FirstToken
     | RequestFinished
     | LegFailed
-    gain_decode, gain_prefill, margin: by what its steps have been found to differ from its profile,
-        as `core.controller` defines them; 1 for a node that does not say.
     | ClientLeft
     | NodeLost
     | NodeBack
     | NodeJoined
     | NodeLeft
+    | ChunkingLearned
+    | NodeStrained
     | TimerFired
 )
 
@@ -146,9 +166,6 @@ class StartPrefill(NamedTuple):
     so that the node's reports can say which work they already include."""
 
     request_id: RequestId
-    gain_decode: float = 1.0
-    gain_prefill: float = 1.0
-    margin: float = 1.0
     node_id: NodeId
     dispatch_id: int
 

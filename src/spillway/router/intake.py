@@ -3,32 +3,33 @@
 A line that is no report, comes out of order or from a node of the other role is dropped and
 counted; the node then looks silent, and silence vetoes deflection. A stream that breaks or falls
 silent is opened again with a bounded backoff. A node without reports (404) is left to the ledger
-and asked again now and then.
+and to what its own settings say (`stock.py`), and asked again now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import httptools
 
 from spillway.core.errors import NodeError
-from spillway.core.events import NodeReported
-from spillway.core.types import NodeId, NodeSpec
+from spillway.core.events import ChunkingLearned, NodeReported
+from spillway.core.types import ChunkMode, NodeId, NodeSpec, Role
 from spillway.router.fetch import Unchunker
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.pool import NodePool
 from spillway.router.shell import Shell
-from spillway.wire.report import REPORTS_PATH, decode, to_state
+from spillway.router.stock import StockSettings
+from spillway.wire.report import REPORTS_PATH, NodeReport, decode, to_state
 
 
 class ReportStream:
     """The reports of one node. It is an `AnswerSink`.
 
     report_url: the port of a plug-in inside the engine, which also takes orders; "" when the node
-    itself reports.
+    itself reports.  on_absent: called when the node says that it has no reports.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class ReportStream:
         "_leg",
         "_lines",
         "_loop",
+        "_on_absent",
         "_partial",
         "_pool",
         "_seq",
@@ -47,10 +49,17 @@ class ReportStream:
         "_unchunker",
     )
 
-    def __init__(self, shell: Shell, spec: NodeSpec, report_url: str = "") -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        spec: NodeSpec,
+        report_url: str = "",
+        on_absent: Callable[[NodeId], None] = lambda node_id: None,
+    ) -> None:
         self._shell = shell
         self._spec = spec
         self._has_port = bool(report_url)
+        self._on_absent = on_absent
         self._pool = (
             NodePool(spec.node_id, report_url, shell.settings)
             if report_url
@@ -102,6 +111,7 @@ class ReportStream:
             return
         self._drop_leg()
         if head.status == 404:
+            self._on_absent(self._spec.node_id)
             self._again_in(self._shell.settings.report_absent_retry_s)
         else:
             self._count_dropped(f"http_{head.status}")
@@ -162,12 +172,20 @@ class ReportStream:
         if state.node_id != node_id:  # its name is ours to give, whatever the engine calls itself
             state = state._replace(node_id=node_id)
         node = self._shell.dispatcher.ledger.nodes[node_id]
+        self._learn_chunking(report, node.spec)
         believed_tokens = node.view.backlog_tokens
         self._shell.tell(NodeReported(state))
         drift_tokens = node.view.backlog_tokens - believed_tokens
         metrics = self._shell.metrics
         metrics.drift_tokens[node_id] = drift_tokens
         metrics.drift_tokens_total[node_id] += abs(drift_tokens)
+
+    def _learn_chunking(self, report: NodeReport, spec: NodeSpec) -> None:
+        """A plug-in may have left the engine to itself, and knows its largest chunk anyway."""
+        mode, tokens = report.chunk_mode, report.chunk_tokens_max or spec.chunk_tokens_max
+        is_news = (mode, tokens) != (spec.chunk_mode, spec.chunk_tokens_max)
+        if is_news and spec.role is Role.DECODE and mode is not ChunkMode.UNKNOWN:
+            self._shell.tell(ChunkingLearned(spec.node_id, mode, tokens))
 
     def _count_dropped(self, kind: str) -> None:
         self._shell.metrics.reports_dropped[self._spec.node_id, kind] += 1
@@ -205,14 +223,17 @@ class Intake:
         report_urls: Mapping[NodeId, str] = MappingProxyType({}),
     ) -> None:
         self._shell = shell
+        self._stock = StockSettings(shell)
         self.streams: dict[NodeId, ReportStream] = {
-            spec.node_id: ReportStream(shell, spec, report_urls.get(spec.node_id, ""))
+            spec.node_id: ReportStream(
+                shell, spec, report_urls.get(spec.node_id, ""), self._stock.ask
+            )
             for spec in specs
         }
 
     def add(self, spec: NodeSpec, report_url: str) -> None:
         """Listen to one more node, once it is back; see `reopen`."""
-        self.streams[spec.node_id] = ReportStream(self._shell, spec, report_url)
+        self.streams[spec.node_id] = ReportStream(self._shell, spec, report_url, self._stock.ask)
 
     def remove(self, node_id: NodeId) -> None:
         """Listen to a node no more."""
@@ -224,6 +245,7 @@ class Intake:
 
     def reopen(self, node_id: NodeId) -> None:
         """A lost node is back: do not wait for the backoff."""
+        self._stock.forget(node_id)
         self.streams[node_id].open()
 
     def sweep(self, now_s: float) -> None:
@@ -231,5 +253,6 @@ class Intake:
             stream.sweep(now_s)
 
     def close(self) -> None:
+        self._stock.close()
         for stream in self.streams.values():
             stream.close()

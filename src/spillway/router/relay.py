@@ -23,6 +23,7 @@ from spillway.router.gaps import GapMeter
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.http_server import ClientConnection, Request, status_line
 from spillway.router.metrics import RouterMetrics
+from spillway.router.strain import NodeGaps, StreamGaps
 from spillway.wire.openai import (
     COMPLETION_TOKENS,
     PROMPT_TOKENS,
@@ -70,8 +71,8 @@ class Exchange:
 
     leg, node_id: the connection now at work for it, and the node that it leads to.
     route, reason: what was decided last; told to the client.
-    prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
     chain: its prompt's leading blocks (`core.prefixes`); empty when nobody remembers prompts.
+    prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
     kv_since_s: when the prefill node said where the KV waits.
     predicted_s, first_byte_s: TTFT by the last decision, and when it ended; 0 is not known.
     started: bytes of the answer have reached the client, so that nothing can be retried.
@@ -82,14 +83,15 @@ class Exchange:
         "_clean_cut",
         "_close",
         "_framing",
+        "_gaps",
         "_head",
         "_remember",
         "_tail",
         "_write",
         "body",
+        "chain",
         "conn",
         "fields",
-        "chain",
         "first_byte_s",
         "headers",
         "id_line",
@@ -122,9 +124,9 @@ class Exchange:
         prompt_bytes: int,
         view: RequestView,
         id_line: bytes,
+        chain: Chain = (),
     ) -> None:
         self.owner = owner
-        chain: Chain = (),
         self.conn = conn
         self.request = request
         self.model = parsed.model
@@ -133,9 +135,9 @@ class Exchange:
         self.prompt_bytes = prompt_bytes
         self.view = view
         self.id_line = id_line
+        self.chain = chain
         targets = TARGET_LINES % (view.slo.ttft_s * 1000, view.slo.tbt_s * 1000)
         self.headers = b"".join((*request.lines, id_line, targets))
-        self.chain = chain
         self.body = request.body
         self.kv_params = b""
         self.kv_since_s = view.arrival_s
@@ -147,6 +149,7 @@ class Exchange:
         self.started = self.paused = self._close = self._clean_cut = False
         self.reads = self.reads_seen = 0
         self._head: ResponseHead | None = None
+        self._gaps: StreamGaps | None = None
         self._framing = Framing.NONE
         self._tail: deque[bytes] = deque(maxlen=TAIL_READS)
         self._remember = self._tail.append
@@ -218,6 +221,8 @@ class Exchange:
 
     def resume(self) -> None:
         self.paused = False
+        if self._gaps is not None:
+            self._gaps.skip()
         if self.leg is not None:
             self.leg.resume()
 
@@ -239,6 +244,10 @@ class Exchange:
         """Time the rest of the stream, read by read."""
         slo = self.view.slo
         self._write = GapMeter(self._write, clock, metrics, self.route, slo.tbt_s)
+
+    def watch_gaps(self, clock: Clock, node: NodeGaps) -> None:
+        """Time the rest of the stream for what it says of its node."""
+        self._write = self._gaps = StreamGaps(self._write, clock, node, self.view.slo.tbt_s)
 
     def answer_whole(self, head: ResponseHead, content: bytes) -> None:
         """Pass on an answer that was collected: an engine's 4xx to the prefill leg."""

@@ -7,7 +7,7 @@ the orders that come back are carried out before that callback returns.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -22,6 +22,7 @@ from spillway.core.events import (
     FirstToken,
     LegFailed,
     LogDecision,
+    NodeStrained,
     PrefillFinished,
     RequestArrived,
     RequestFinished,
@@ -40,10 +41,11 @@ from spillway.router.http_server import ClientConnection, Request
 from spillway.router.metrics import RouterMetrics
 from spillway.router.pool import NodePool
 from spillway.router.prefill_leg import PrefillLeg
-from spillway.router.relay import Exchange
 from spillway.router.prefixes import PromptMemory
+from spillway.router.relay import Exchange
 from spillway.router.request_log import RequestLog
 from spillway.router.settings import Classes, RouterSettings
+from spillway.router.strain import StrainWatch
 from spillway.wire.openai import (
     decode_body,
     ordered_fields,
@@ -68,9 +70,9 @@ class Shell:
     """The live driver of one dispatcher. It is an `Owner` and a `PrefillOwner` of exchanges.
 
     live: every request that has not ended.
+    memory: of what was sent where; None unless the settings ask for it.
     last_reports: the last word of each node that reports.
     takes_orders: nodes whose plug-in reports from a port of its own. Headers do not reach it inside
-    memory: of what was sent where; None unless the settings ask for it.
         a real engine, so its orders ride in the body: the one change made to a client's body there.
     on_refused: called with a node that refuses connections, before its request is moved on.
     on_tripped: called with a node that fails too many legs, likewise.
@@ -95,6 +97,7 @@ class Shell:
         self.router_id = os.urandom(4).hex()
         self.metrics = RouterMetrics()
         self.breaker = Breaker(settings)
+        self.strain = StrainWatch(settings)
         self.log = RequestLog(settings.log_path, clock)
         self.last_reports: dict[NodeId, NodeReport] = {}
         self._streams = 0
@@ -176,6 +179,8 @@ class Shell:
             self._streams += 1
             if self._streams % self.settings.gap_sample_every == 0:
                 exchange.measure_gaps(self.clock, metrics)
+            if not self.dispatcher.ledger.nodes[exchange.node_id].view.reporting:
+                exchange.watch_gaps(self.clock, self.strain.of(exchange.node_id))
             self.tell(FirstToken(view.request_id))
 
     def finished(self, exchange: Exchange, status: int) -> None:
@@ -360,6 +365,9 @@ class Shell:
         if self.gate is not None:
             self.gate.sweep(now_s)
         settings = self.settings
+        for node_id, is_strained in self.strain.sweep(now_s):
+            self.metrics.strains[node_id] += is_strained
+            self.tell(NodeStrained(node_id, is_strained))
         for exchange in list(self.live.values()):
             leg = exchange.leg
             if leg is None and not exchange.node_id and now_s >= exchange.view.deadline_s:
