@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from spillway.cli import (
+    capacity,
     check,
     demo,
     engine,
@@ -69,6 +70,7 @@ def build_app() -> typer.Typer:
     app.command(rich_help_panel=panel)(simulate.simulate)
     app.command(rich_help_panel=panel, cls=sweep.SweepCommand)(sweep.sweep)
     app.command(rich_help_panel=panel)(report.report)
+    app.command(rich_help_panel=panel)(capacity.capacity)
     app.command(rich_help_panel=panel)(load.load)
     app.command(rich_help_panel=panel)(profile.profile)
     app.command(rich_help_panel=panel)(fit.fit)
