@@ -33,14 +33,14 @@ class RouterSettings:
     client_idle_s: keep-alive connections without a request are closed after this.
     client_stall_s: a client that reads nothing for so long is dropped.
     retry_after_s: what a 429 or 503 tells the client.
+    prefix_blocks_max: leading blocks of 1 KiB of each prompt that are remembered, to know which
+        node holds its beginning; 0 remembers none. For engines with prefix caching.
     inflight_max: requests that run at a time; further ones wait in the queue of their class, of
         which priority, length and time are the class's own. 0 is no limit and no queue.
     output_tokens_default: assumed limit of a chat request that declares none.
     patience_s: from a request's arrival to the first byte of its answer, retries included; beyond
         is 504. A client's x-request-timeout-ms may shorten it. The clients of OpenAI wait 600 s.
 
-    prefix_blocks_max: leading blocks of 1 KiB of each prompt that are remembered, to know which
-        node holds its beginning; 0 remembers none. For engines with prefix caching.
     Towards engines:
     upstream_idle_s: engines close idle connections after 5 s, so ours are used for less.
     upstream_idle_conns_max: idle connections kept per node.
@@ -73,17 +73,17 @@ class RouterSettings:
     decision_log_path: JSON lines with every decision and the view it was made on; "" for none.
     log_path: JSON lines with every request that ended and every change of a node; "-" is stderr,
         "" is none.
+    strain_gaps_min, strain_late_frac: a node that does not report takes no deflected prompts for a
+        while, when of so many gaps of its streams that share is late.
+    strain_rest_s, strain_rest_max_s: for how long; doubled with each relapse, up to that.
     gap_sample_every: of so many streams one has its token gaps measured; 1 is all of them.
     decision_log_lines_max: lines waiting to be written; further ones are dropped and counted.
+    config_watch_s: how often the configuration file is looked at for a change.
     drain_s: how long `close` lets running requests finish.
     """
 
-    config_watch_s: how often the configuration file is looked at for a change.
     host: str = "127.0.0.1"
     port: int = 8000
-    requests_max: int = 4096
-    connections_max: int = 16384
-    body_bytes_max: int = 32 * MIB
     admin_host: str = "127.0.0.1"
     admin_port: int = -1
     admin_token: str = ""
@@ -91,6 +91,9 @@ class RouterSettings:
     tls_cert_file: str = ""
     tls_key_file: str = ""
     api_keys_file: str = ""
+    requests_max: int = 4096
+    connections_max: int = 16384
+    body_bytes_max: int = 32 * MIB
     head_bytes_max: int = 32 * KIB
     request_complete_s: float = 30.0
     client_idle_s: float = 75.0
@@ -98,6 +101,7 @@ class RouterSettings:
     retry_after_s: int = 1
     inflight_max: int = 0
     output_tokens_default: int = 1024
+    prefix_blocks_max: int = 0
     patience_s: float = 600.0
     upstream_idle_s: float = 4.0
     upstream_idle_conns_max: int = 512
@@ -109,7 +113,6 @@ class RouterSettings:
     stream_silence_s: float = 60.0
     answer_bytes_max: int = 16 * MIB
     health_interval_s: float = 1.0
-    prefix_blocks_max: int = 0
     health_timeout_s: float = 2.0
     health_failures_max: int = 3
     models_interval_s: float = 10.0
@@ -130,7 +133,12 @@ class RouterSettings:
     decision_log_path: str = ""
     log_path: str = ""
     gap_sample_every: int = 16
+    strain_gaps_min: int = 20
+    strain_late_frac: float = 0.05
+    strain_rest_s: float = 5.0
+    strain_rest_max_s: float = 60.0
     decision_log_lines_max: int = 10_000
+    config_watch_s: float = 2.0
     drain_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -139,7 +147,6 @@ class RouterSettings:
                 raise ConfigError(f"{name} is {port}; it must lie between 0 and 65535")
         for field in fields(self):
             value = getattr(self, field.name)
-    config_watch_s: float = 2.0
             if field.name in MAY_BE_ZERO or isinstance(value, str):
                 continue
             if not (isfinite(value) and value > 0):
