@@ -69,7 +69,7 @@ def _compared(
             1e3
             * grown["spillway_stream_gap_seconds_sum"]
             / grown["spillway_stream_gap_seconds_count"],
-            1e3 * said.gap_s,
+            1e3 * said.stream_s / (load.output_tokens - 1),
         ),
     }
     for quantity, (unit, ours, theirs) in quantities.items():
@@ -100,11 +100,10 @@ def _own_load(load: Load) -> Verdict:
     run_to_end([*command, "--trace", trace, "--records", records])
     done = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
     done = [one for one in done if one["outcome"] == "finished"]
-    gaps = sum(one["gaps"] for one in done)
     return Verdict(
         len(done),
         sum(one["ttft_s"] for one in done) / len(done),
-        sum(one["gap_mean_s"] * one["gaps"] for one in done) / gaps,
+        sum(one["gap_mean_s"] * one["gaps"] for one in done) / len(done),
     )
 
 

@@ -103,10 +103,11 @@ class Comparison(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """Something that was to be measured and was not, and why."""
+    """Something that was to be measured and was not, and why. ours: which is an error."""
 
     name: str
     reason: str
+    ours: bool = False
 
 
 def spread(values: Iterable[float]) -> Spread | None:

@@ -37,11 +37,15 @@ class Load(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a judge measured: requests answered whole, mean TTFT, mean gap between tokens."""
+    """What a judge measured: requests answered whole, mean TTFT, mean from first token to last.
+
+    Not its gaps: those are between the tokens that its tokenizer finds in the text, which are not
+    those that the engine sent.
+    """
 
     completed: int
     ttft_s: float
-    gap_s: float
+    stream_s: float
 
 
 class Judge(NamedTuple):
@@ -89,12 +93,9 @@ def inference_perf() -> Judge:
 
     def read(folder: Path) -> Verdict:
         said = _only_json(folder, "summary_lifecycle_metrics.json")["successes"]
-        latency, tokens = said["latency"], said["output_tokens"]["mean"]
-        ttft_s = latency["time_to_first_token"]["mean"]
-        # Its own gaps are between the tokens that its tokenizer finds in the text, which are not
-        # those that the engine sent.
-        gap_s = (latency["request_latency"]["mean"] - ttft_s) / (tokens - 1)
-        return Verdict(said["count"], ttft_s, gap_s)
+        whole_s = said["latency"]["request_latency"]["mean"]
+        ttft_s = said["latency"]["time_to_first_token"]["mean"]
+        return Verdict(said["count"], ttft_s, whole_s - ttft_s)
 
     version = pinned_version("inference-perf")
     return Judge("inference-perf", version, command, read, {"HF_HUB_OFFLINE": "1"})
@@ -119,41 +120,11 @@ def aiperf() -> Judge:
 
     def read(folder: Path) -> Verdict:
         said = _only_json(folder, "profile_export_aiperf.json")
-        return Verdict(
-            round(said["request_count"]["avg"]),
-            said["time_to_first_token"]["avg"] / 1e3,
-            said["inter_token_latency"]["avg"] / 1e3,
-        )
+        whole_s = said["request_latency"]["avg"] / 1e3
+        ttft_s = said["time_to_first_token"]["avg"] / 1e3
+        return Verdict(round(said["request_count"]["avg"]), ttft_s, whole_s - ttft_s)
 
     return Judge("aiperf", pinned_version("aiperf"), command, read, {})
-
-
-def guidellm() -> Judge:
-    """Return guidellm, installed now if it is not yet. Raises BenchError."""
-    program = environment("guidellm") / "guidellm"
-
-    def command(load: Load, folder: Path) -> list[str]:
-        lengths = f"prompt_tokens={load.prompt_tokens},output_tokens={load.output_tokens}"
-        return [
-            *(str(program), "run", "--disable-console-interactive"),
-            *("--backend", f"kind=openai_http,target={load.url},model={load.model}"),
-            *("--tokenizer", f"kind=huggingface_auto,model={tokenizer()}"),
-            *("--profile", f"kind=constant,rate={load.rate_per_s:g}"),
-            *("--constraint", f"kind=max_duration,seconds={load.duration_s:g}"),
-            *("--data", f"kind=synthetic_text,{lengths}"),
-            *("--output", f"kind=json,path={folder / 'guidellm.json'}"),
-        ]
-
-    def read(folder: Path) -> Verdict:
-        said = _only_json(folder, "guidellm.json")["benchmarks"][0]["metrics"]
-        return Verdict(
-            said["request_totals"]["successful"],
-            said["time_to_first_token_ms"]["successful"]["mean"] / 1e3,
-            said["inter_token_latency_ms"]["successful"]["mean"] / 1e3,
-        )
-
-    offline = {f"{name}_OFFLINE": "1" for name in ("HF_HUB", "HF_DATASETS", "TRANSFORMERS")}
-    return Judge("guidellm", pinned_version("guidellm"), command, read, offline)
 
 
 JUDGES = {"inference-perf": inference_perf, "aiperf": aiperf}
