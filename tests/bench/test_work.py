@@ -12,7 +12,7 @@ CALLS_MAX = {
     "decision_128d_prompt_8k": 2_850,
     "plan_chunks_32k": 84,
     "dispatcher_cycle_2p2d": 330,
-    "ledger_report_2p2d": 13,
+    "ledger_report_2p2d": 18,
     "report_decode": 8,
     "read_azure_row": 31,
     "read_mooncake_row": 26,
