@@ -66,7 +66,9 @@ QUICK = Effort(40.0, 3, 2, 1, 8, math.inf)
 
 def main() -> int:
     """Measure, write, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Validate Spillway on real vLLM.")
+    parser = argparse.ArgumentParser(
+        prog="python -m validate_vllm", description="Validate Spillway on real vLLM."
+    )
     parser.add_argument("--quick", action="store_true", help=f"few repeats, into {QUICK_PAGE}")
     quick = parser.parse_args().quick
     try:

@@ -11,6 +11,7 @@ from random import Random
 
 from spillway.calib.client import EngineClient, TokenStream
 from spillway.calib.steps import tokens_more, until
+from spillway.cli.output import progress
 from spillway.clock import MonotonicClock
 from spillway.core.errors import NodeError
 from spillway.stats import percentile
@@ -36,11 +37,13 @@ async def measure(cluster: VllmCluster, target_s: float, rounds: int, seed: int)
     """
     rng = stream(seed, "validate.gaps")
     arms = (QUIET, PLUGIN, STOCK)
-    found = []
-    for number in range(rounds):
-        first = number % len(arms)
-        for arm in arms[first:] + arms[:first]:
-            found.append(await _window(cluster.nodes[NODES[arm]].url, arm, rng))
+    found: list[GapRound] = []
+    with progress("streams and prompts", rounds * len(arms)) as advance:
+        for number in range(rounds):
+            first = number % len(arms)
+            for arm in arms[first:] + arms[:first]:
+                advance(len(found), arm)
+                found.append(await _window(cluster.nodes[NODES[arm]].url, arm, rng))
     return Gaps(target_s=target_s, rounds=found)
 
 

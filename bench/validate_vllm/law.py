@@ -8,6 +8,7 @@ from spillway.calib.fit import Errors, FitResult, fit_steps
 from spillway.calib.profiling import ProfileOptions, profile_engine
 from spillway.calib.quality import by_context, by_regime, percent, profile_file
 from spillway.calib.samples import SampleFile, write_samples
+from spillway.cli.output import progress
 from spillway.clock import MonotonicClock
 from spillway.core.errors import NodeError
 from spillway.vllmcluster.cluster import VllmCluster
@@ -48,7 +49,13 @@ async def measure(
         kv_bytes_per_token=plan.kv_bytes_per_token,
         seed=seed,
     )
-    samples = await profile_engine(options, MonotonicClock(), date)
+    with progress("profiling", 1.0) as advance:
+        samples = await profile_engine(
+            options,
+            MonotonicClock(),
+            date,
+            progress=lambda done, total, detail: advance(done / total, detail),
+        )
     write_samples(plan.folder / SAMPLES, samples)
     wall, cpu = (_fit(samples, clock, seed) for clock in ("wall", "cpu"))
     repeats_frac = wall.noise.mean_frac if wall.noise else 0.0
