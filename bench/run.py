@@ -49,9 +49,9 @@ def main() -> int:
             for one in module.run(effort):
                 yielded.append(one)
                 print(*_lines(one), sep="\n", flush=True)
-        except BenchError as error:
-            failures.append(f"{group}: {error}")
-            continue
+        except BenchError as error:  # what came before it is kept
+            yielded.append(Absent("the rest of this group", str(error), ours=True))
+            print(*_lines(yielded[-1]), sep="\n", flush=True)
         failures += [
             f"{group}: {one.name}" for one in yielded if isinstance(one, Absent) and one.ours
         ]
