@@ -85,6 +85,26 @@ def test_the_digest_notices_a_changed_matrix_and_a_changed_trace(tmp_path: Path)
     assert digest(WITH_TRACE) != before
 
 
+def test_a_trace_can_be_changed_and_what_was_done_is_said(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(TRACE + "60.0,0,5\n")
+    change = WITH_TRACE.replace('"rows.csv"', '"rows.csv"\napply = ["context-max=129"]')
+    plan = make_plan(tiny(tmp_path, change), tmp_path)
+    (source,) = plan.sources.values()
+    assert [row.prompt_tokens for row in source.rows] == list(range(100, 125))
+    dropped, applied = plan.head.notes
+    assert "1 × prompt_tokens is below 1 (line 52)" in dropped
+    assert "context-max=129" in applied
+    with pytest.raises(ConfigError, match="apply is for traces"):
+        tiny(tmp_path, change.replace('trace = "rows.csv"', 'synthetic = "burst"'))
+
+
+def test_a_derived_profile_is_said(tmp_path: Path) -> None:
+    cluster = 'nodes = "2p2d"\nprofile = "deepseek-v2-lite-h100-derived"'
+    assert 'nodes = "2p2d"' in TINY
+    plan = make_plan(tiny(tmp_path, TINY.replace('nodes = "2p2d"', cluster)), tmp_path)
+    assert any("derived from first principles" in note for note in plan.head.notes)
+
+
 def test_an_optional_trace_that_is_absent_is_left_out_and_said(tmp_path: Path) -> None:
     extra = '[workloads.real]\ntrace = "absent.csv"\n'
     with pytest.raises(ConfigError, match=r"absent\.csv"):

@@ -24,15 +24,16 @@ from spillway.sim.loads import Source
 from spillway.sim.run import run
 from spillway.sim.scenario import DEFAULT_CLASS, Scenario
 from spillway.wire.cells import CellKey, CellResult, CellSetting, cell_result
-from spillway.wire.matrix import CapacitySetting, Matrix
+from spillway.wire.matrix import CapacitySetting, Matrix, WorkloadSetting
 from spillway.wire.profile import load_profile_file
 from spillway.wire.results import summarise
 from spillway.wire.sweepfile import CapacityFound, SweepHead
-from spillway.workload.operations import window
+from spillway.workload.operations import apply_operation, window
 from spillway.workload.row import Row
 from spillway.workload.synthetic import FAMILIES
 from spillway.workload.traces import read_trace
 
+TRACE_SEED = 0  # of what is drawn while a trace is read and changed; runs draw from their own
 CODE_THAT_COUNTS = ("core", "sim", "workload", "wire")  # a change in these may change a figure
 
 
@@ -188,6 +189,18 @@ def place_of(named: CapacityFound | CellKey) -> Place:
     return Place(named.workload, named.target, named.cluster, named.fidelity)
 
 
+def _part(setting: WorkloadSetting, path: Path) -> tuple[tuple[Row, ...], list[str]]:
+    """Return the requests that windows are cut from, and what was done to the trace's."""
+    to_s = inf if setting.to_s is None else setting.to_s
+    trace = read_trace(path, seed=TRACE_SEED, from_s=setting.from_s, to_s=to_s)
+    notes = [note for note in (*trace.notes, trace.dropped_text()) if note]
+    rows = window(trace.rows, setting.from_s or trace.from_s, to_s)
+    for text in setting.apply:
+        rows, note = apply_operation(rows, text, TRACE_SEED)
+        notes.append(note)
+    return tuple(rows), notes
+
+
 def make_plan(matrix: Matrix, folder: Path) -> Plan:
     """Return the plan of a matrix whose traces lie relative to `folder`.
 
@@ -210,17 +223,18 @@ def make_plan(matrix: Matrix, folder: Path) -> Plan:
         if setting.optional and not path.exists():
             notes.append(f"workload {name} was left out: its trace {setting.trace} is not there")
             continue
-        to_s = inf if setting.to_s is None else setting.to_s
-        rows = read_trace(path, from_s=setting.from_s, to_s=to_s).rows
-        part = tuple(window(rows, setting.from_s, to_s))
+        part, said = _part(setting, path)
         if not part:
             raise ConfigError(f"workload {name}: no request in that part of {setting.trace}")
+        notes += (f"workload {name}: {note}" for note in said)
         digest.update(repr(part).encode())
         sources[name] = Source(rows=part)
     if not sources:
         raise ConfigError("no workload is left: every one is optional and absent")
     for cluster in matrix.clusters.values():
-        digest.update(msgspec.json.encode(load_profile_file(cluster.profile)))
+        profile = load_profile_file(cluster.profile)
+        notes += (caveat for caveat in profile.caveats() if caveat not in notes)
+        digest.update(msgspec.json.encode(profile))
     digest.update("/".join(sources).encode())
     head = SweepHead(
         matrix=matrix.as_data(),

@@ -30,6 +30,7 @@ class WorkloadSetting(Settings, frozen=True, kw_only=True):
 
     trace: relative to the matrix file.   optional: leave the workload out when it is not there.
     from_s, to_s: the part of the trace that windows are cut from.
+    apply: operations on that part, in this order, as behind `--apply`.
     """
 
     synthetic: str = ""
@@ -37,6 +38,7 @@ class WorkloadSetting(Settings, frozen=True, kw_only=True):
     optional: bool = False
     from_s: float = 0.0
     to_s: float | None = None
+    apply: tuple[str, ...] = ()
 
 
 class TargetSetting(Settings, frozen=True, kw_only=True):
@@ -157,6 +159,8 @@ def _check(matrix: Matrix) -> None:
     for name, workload in matrix.workloads.items():
         if bool(workload.synthetic) == bool(workload.trace):
             raise ConfigError(f"workload {name}: give either synthetic or trace")
+        if workload.synthetic and workload.apply:
+            raise ConfigError(f"workload {name}: apply is for traces")
     capacity = matrix.capacity
     for what, requests in (("requests", matrix.requests), ("capacity.requests", capacity.requests)):
         if not 1 <= requests <= REQUESTS_MAX:
