@@ -45,7 +45,8 @@ def ratios_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [f"{one['load']}: {one['quantity']}" for one in rows])
     axes.tick_params(labelsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("ours / peer's: median of the rounds, lowest and highest", fontsize=9)
+    label = "ours / peer's: median of the rounds, lowest and highest; left of 1 ours takes less"
+    axes.set_xlabel(label, fontsize=9)
     axes.grid(axis="x", which="both", linewidth=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
