@@ -62,16 +62,14 @@ def simulate(
 
     [bold]Examples[/bold]
       spillway simulate --synthetic burst --html build/sim.html
-      spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --speed-up 2
-      spillway simulate --trace conv.csv --trace code.csv --apply arrivals=poisson
+      spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --apply thin=0.5
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
       spillway simulate --node d1=profile:llama-3.1-8b-h100 --drift 0.3
     """
     from spillway.cli.rows import Ask, choose_rows, with_caveats
 
-    part = (duration_s, from_s, to_s, speed_up, seed)
-    workload = choose_rows(Ask(trace, synthetic, rate, *part, operations=apply))
-    workload = with_caveats(workload, profile)
+    asked = Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed, None, apply)
+    workload = with_caveats(choose_rows(asked), profile)
     targets_s = (slo_ttft_s, slo_tbt_s)
     scenario = _scenario(
         cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens, targets_s
