@@ -11,7 +11,10 @@ from spillway.core.errors import ConfigError
 from spillway.core.events import NodeReported, NodeState
 from spillway.sim.port import Port
 from spillway.sim.reports import Reports
+from spillway.sim.run import Simulation
+from spillway.sim.scenario import Scenario
 from spillway.workload.seeds import stream
+from spillway.workload.synthetic import family
 
 
 class Desk:
@@ -135,3 +138,19 @@ def test_the_desk_itself_lets_the_node_run() -> None:
     desk.submit("a", 0.0, output_tokens=3)
     finish(desk.port.node)
     assert desk.port.node.idle
+
+
+@pytest.mark.parametrize("changes", [{}, {"report_delay_s": 0.25, "report_loss_frac": 0.2}])
+@pytest.mark.parametrize("policy", ["least-loaded", "headroom"])
+def test_states_that_no_decision_reads_are_not_made_up_and_change_nothing(
+    policy: str, changes: dict[str, float]
+) -> None:
+    rows = family("burst", 3, 20.0)
+    scenario = Scenario(policy=policy, **changes)  # type: ignore[arg-type]
+    lazy, eager = Simulation(scenario, rows, 1), Simulation(scenario, rows, 1)
+    eager.cluster.reports.look_next = lambda at_s: None  # type: ignore[method-assign]
+    assert lazy.run().records == eager.run().records
+    made_up = [one.cluster.reports.materialised for one in (lazy, eager)]
+    assert made_up[0] < made_up[1]
+    if not changes:
+        assert made_up[0] <= 1.25 * lazy.cluster.reports.told

@@ -97,20 +97,23 @@ class Cluster:
             SetTimer: self._set_timer,
         }
         self._timer_s = inf
+        self._next_s = 0.0  # the next arrival, as far as it is known
         if not reports.active:
             for port in self.ports.values():
                 port.next_tick_s = inf
 
     # --- what happens ------------------------------------------------------------------------
 
-    def arrive(self, flight: Flight) -> None:
-        """A request arrives now."""
+    def arrive(self, flight: Flight, next_s: float = 0.0) -> None:
+        """A request arrives now, and the one after it not before `next_s`."""
         now_s = self.kernel.now_s
         if self.reports.active:
             self.reports.deliver(self.ports.values(), now_s)
+        self._next_s = next_s
         request = flight.request
         self.flights[request.request_id] = flight
         self._obey(self.dispatcher.handle(RequestArrived(request), now_s))
+        self._look_ahead()
 
     def leave(self, request_id: RequestId) -> None:
         """A client goes away now, if it has not been answered yet."""
@@ -220,6 +223,13 @@ class Cluster:
             if self.reports.active:
                 self.reports.deliver(self.ports.values(), at_s)
             self._obey(self.dispatcher.handle(TimerFired(), at_s))
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Spare the reports that no decision will read; while requests are held, any may be."""
+        if self.reports.active:
+            now_s = self.kernel.now_s
+            self.reports.look_next(max(now_s, self._next_s) if self._timer_s == inf else now_s)
 
     def _start_prefill(self, action: StartPrefill) -> None:
         flight = self._take_order(action)

@@ -11,6 +11,7 @@ and is heard again only when its last word has reached half the age the dispatch
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from math import inf, isfinite
 from random import Random
@@ -26,6 +27,7 @@ class Reports:
 
     period_s: 0 for nodes that never report (stock engines). tell: what the dispatcher is told.
     materialised: work count; told, lost: reports that arrived and that did not.
+    needed_tick: the oldest tick whose state may still be read; earlier ones are not kept.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Reports:
         self._refresh_s = age_max_s / 2
         self._rng = rng
         self._tell = tell
+        self.needed_tick = 0
         self._looked_at_tick = -1
 
     @property
@@ -60,14 +63,17 @@ class Reports:
 
     def before_change(self, port: Port, now_s: float) -> None:
         """Keep the state at the last tick before `now_s`; call it when now_s >= next_tick_s."""
-        period_s = self.period_s
+        period_s, needed_tick = self.period_s, self.needed_tick
         tick = int(now_s / period_s)
         port.quiet = False
+        if tick < needed_tick:  # no decision will be made before that
+            port.next_tick_s = needed_tick * period_s
+            return
         port.next_tick_s = (tick + 1) * period_s
         # With a delay, earlier ticks may still be on their way when the next decision is made.
         oldest = int(max(0.0, now_s - self.delay_s) / period_s) if self.delay_s else tick
         snapshots = port.snapshots
-        for each in range(max(port.tick + 1, oldest), tick + 1):
+        for each in range(max(port.tick + 1, oldest, needed_tick), tick + 1):
             snapshots.append((each, self._state(port, each, now_s)))
         port.tick = tick
         while len(snapshots) > 1 and snapshots[1][0] <= oldest:
@@ -75,7 +81,7 @@ class Reports:
 
     def deliver(self, ports: Iterable[Port], now_s: float) -> None:
         """Tell the dispatcher what has reached it by `now_s`. Called before each decision."""
-        tick = int((now_s - self.delay_s) / self.period_s) if now_s >= self.delay_s else -1
+        tick = self._tick_seen(now_s)
         if tick <= self._looked_at_tick:
             return
         self._looked_at_tick = tick
@@ -94,6 +100,14 @@ class Reports:
             self.told += 1
             port.heard_s = state.taken_at_s
             self._tell(NodeReported(state), now_s)
+
+    def look_next(self, at_s: float) -> None:
+        """The next decision is made at `at_s`: what it cannot read need not be kept until then."""
+        self.needed_tick = self._tick_seen(at_s) if at_s < inf else sys.maxsize
+
+    def _tick_seen(self, now_s: float) -> int:
+        """Return the last tick whose report can have arrived by `now_s`, -1 when there is none."""
+        return int((now_s - self.delay_s) / self.period_s) if now_s >= self.delay_s else -1
 
     def restart(self, port: Port, now_s: float) -> None:
         """Forget what a node was going to say before it died."""

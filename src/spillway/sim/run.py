@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 from spillway.core.dispatcher import Dispatcher, DispatchLimits
@@ -193,8 +194,9 @@ class Simulation:
     def _arrive(self, index: int) -> None:
         rows, scenario, kernel = self.rows, self.scenario, self.kernel
         row = rows[index]
-        if index + 1 < len(rows):
-            kernel.at(rows[index + 1].arrival_s, self._arrive, index + 1)
+        next_s = rows[index + 1].arrival_s if index + 1 < len(rows) else inf
+        if next_s < inf:
+            kernel.at(next_s, self._arrive, index + 1)
         slos = scenario.slos
         request_id = f"r{index}"
         prompt = name_prompt(row) if row.prefix_blocks else NO_NAME
@@ -211,7 +213,7 @@ class Simulation:
             patience_s = self._patience.expovariate(1 / scenario.patience_s)
             kernel.at(kernel.now_s + patience_s, self.cluster.leave, request_id)
         flight = Flight(index, request, row.output_tokens, prompt.chain, prompt.block_tokens)
-        self.cluster.arrive(flight)
+        self.cluster.arrive(flight, next_s)
 
     def _cached(self, prompt: PromptName) -> tuple[tuple[NodeId, int], ...]:
         """Return who is believed to hold how many leading tokens of the prompt."""
