@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench bench-core bench-sim bench-router bench-judges clean vllm-env test-vllm vllm-demo validate-vllm
+.PHONY: help setup check test demo sweep golden bench bench-core bench-sim bench-router bench-judges clean vllm-env test-vllm vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -103,6 +103,16 @@ vllm-demo: setup vllm-env ## a burst on real vLLM engines on the processor, NIXL
 
 validate-vllm: setup vllm-env ## measure on real vLLM, into docs/validation.md: a quarter of an hour
 	@PYTHONPATH=bench $(BIN)/python -m validate_vllm
+
+GPU_PYTHON ?= $(VLLM)
+gpu-steps: setup ## on a GPU: step times of two models' kernels, and profiles, in build/gpu-steps
+	@mkdir -p build/gpu-steps
+	@for model in llama-3.1-8b deepseek-v2-lite; do for graphs in off on; do \
+		PYTHONPATH=src:bench $(GPU_PYTHON) -m gpu_steps --model $$model --graphs $$graphs \
+			--out build/gpu-steps/$$model-graphs-$$graphs.jsonl || exit 1; \
+		$(BIN)/spillway fit build/gpu-steps/$$model-graphs-$$graphs.jsonl \
+			--out build/gpu-steps/$$model-graphs-$$graphs.json; \
+	done; done
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -118,7 +118,6 @@ def validity(samples: Sequence[Sample]) -> Validity:
 def profile_file(fit: FitResult, head: Head, notes: str = "") -> ProfileFile:
     """Return the fitted profile with everything a reader needs to judge it."""
     law, held_out = fit.profile, fit.holdout
-    how = "step reports" if head.source == "reports" else "token gaps"
     return ProfileFile(
         schema_version=PROFILE_SCHEMA_VERSION,
         name=law.name,
@@ -142,7 +141,7 @@ def profile_file(fit: FitResult, head: Head, notes: str = "") -> ProfileFile:
         validity=validity(fit.samples),
         provenance=Provenance(
             source=f"spillway {head.spillway_version}: hinge law fitted to {fit.train.steps} steps "
-            f"measured by {how} on {head.machine}; errors are those of {held_out.steps} steps "
+            f"measured by {head.how} on {head.machine}; errors are those of {held_out.steps} steps "
             "held out",
             model=head.model,
             gpu=head.gpu,

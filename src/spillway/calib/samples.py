@@ -14,6 +14,7 @@ import msgspec
 from spillway.core.errors import ConfigError
 
 SAMPLES_SCHEMA_VERSION = 1
+HOW = {"reports": "step reports", "gaps": "token gaps", "kernels": "timed kernels"}
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
@@ -63,7 +64,8 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """Where samples come from.
 
-    source: "reports" when the engine told its step times, "gaps" when they are token gaps.
+    source: "reports" when the engine told its step times, "gaps" when they are token gaps,
+        "kernels" when a model's kernels were timed without an engine (bench/gpu_steps).
     machine: that of the client; on a loopback address the engine's too.
     rungs_done, rungs_planned: how much of the probe plan the time allowed.
     steps_missed: steps that the engine took but nobody heard of.
@@ -74,7 +76,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SAMPLES_SCHEMA_VERSION
     spillway_version: str
     date: str
-    source: Literal["reports", "gaps"]
+    source: Literal["reports", "gaps", "kernels"]
     model: str
     engine: str
     engine_version: str
@@ -91,6 +93,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     steps_missed: Count = 0
     flags: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+
+    @property
+    def how(self) -> str:
+        """Return what the step times were taken from, in words."""
+        return HOW[self.source]
 
 
 class SampleFile(NamedTuple):

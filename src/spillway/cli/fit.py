@@ -183,10 +183,9 @@ def _show(samples: SampleFile, fitted: FitResult, verdict: Verdict) -> None:
     from spillway.report.grid import print_grid
 
     head = samples.head
-    how = "step reports" if head.source == "reports" else "token gaps"
     print(
         paragraph(
-            f"{len(fitted.samples):,} steps of {len(set(fitted.shapes))} shapes, by {how}: "
+            f"{len(fitted.samples):,} steps of {len(set(fitted.shapes))} shapes, by {head.how}: "
             f"{head.model} on {head.engine} {head.engine_version}, {head.date}, {head.machine}"
         )
     )
