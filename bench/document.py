@@ -66,6 +66,7 @@ def _arguments() -> argparse.Namespace:
 def page(results: dict[str, Result]) -> str:
     """Return the whole page: the words, with each `<!-- name -->` line replaced by its part."""
     parts = {
+        "draft": _draft(results),
         "runs": _runs(results),
         "versions": _versions(results),
         "lost": _lost(results),
@@ -83,6 +84,15 @@ def page(results: dict[str, Result]) -> str:
 
 
 # --- parts -----------------------------------------------------------------------------------
+
+
+def _draft(results: dict[str, Result]) -> Iterator[str]:
+    """A warning above figures that are not to be quoted."""
+    quick = [one["command"] for one in results.values() if one["quick"]]
+    missing = [f"make bench-{group}" for group in GROUPS if group not in results]
+    if quick or missing:
+        yield "> **Draft**, not to be quoted. From few repeats, or not run at all:"
+        yield "> " + ", ".join(f"`{command}`" for command in quick + missing) + "."
 
 
 def _runs(results: dict[str, Result]) -> Iterator[str]:

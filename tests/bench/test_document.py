@@ -89,6 +89,16 @@ def test_the_page_holds_every_cell_every_figure_and_what_is_absent(results):
     assert "<!--" not in page
 
 
+def test_a_page_from_quick_or_missing_results_says_so(results):
+    import document
+
+    assert "`make bench-sim`." in "\n".join(document._draft(results))
+    whole = results | {"sim": result("sim")}
+    assert list(document._draft(whole)) == []
+    whole["core"]["quick"] = True
+    assert "`make bench-core`." in "\n".join(document._draft(whole))
+
+
 def test_a_page_is_not_made_from_quick_or_missing_results(results, tmp_path, monkeypatch, capsys):
     import document
 
