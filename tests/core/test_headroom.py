@@ -68,11 +68,11 @@ def test_only_as_many_nodes_are_estimated_as_matter() -> None:
 
 
 @pytest.mark.parametrize(("beyond_s", "pressed"), [(-1e-6, False), (1e-6, True)])
-def test_pressure_begins_where_the_wait_exceeds_one_full_prefill_step(
+def test_pressure_begins_where_the_wait_exceeds_half_a_full_prefill_step(
     beyond_s: float, pressed: bool
 ) -> None:
     idle = remote_estimate(make_request(), prefill_node(), decode_node())
-    wait_s = FULL_STEP_S - idle.transfer_s - idle.admission_s + beyond_s
+    wait_s = FULL_STEP_S / 2 - idle.transfer_s - idle.admission_s + beyond_s
     decision = decide(prefill_node(wait_s), decode_node())
     assert (decision.reason is not Reason.NO_PRESSURE) == pressed
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from builders import make_cluster, make_request
 from fleets import decode_node, prefill_node, prefilling
 from spillway.core.decide import Decision, Reason, Route
+from spillway.core.errors import ConfigError
 from spillway.core.headroom import Headroom
 from spillway.core.invariants import check_decision
+from spillway.core.policies import build_policy
 from spillway.core.types import ClusterView, RequestView
 
 
@@ -18,8 +22,8 @@ def decided(policy: Headroom, request: RequestView, cluster: ClusterView) -> Dec
 
 
 def test_without_pressure_in_the_rule_an_idle_prefill_pool_loses_to_a_faster_decode_node() -> None:
-    # The KV takes 131 ms on this link: less than the full step that counts as pressure.
-    cluster = make_cluster(prefill_node(link_bytes_per_s=1.3e9), decode_node("d0", 5))
+    # The KV takes 42 ms on this link: with admission less than the half step that is pressure.
+    cluster = make_cluster(prefill_node(link_bytes_per_s=2.6e9), decode_node("d0", 5))
     request = make_request(prompt_tokens=800)
     assert decided(Headroom(), request, cluster).reason is Reason.NO_PRESSURE
     decision = decided(Headroom(pressure=False), request, cluster)
@@ -63,3 +67,44 @@ def test_one_deflection_at_a_time_is_the_printed_rules_limit() -> None:
     assert decided(Headroom(), make_request(), cluster).route is Route.DEFLECTED
     decision = decided(Headroom(deflections_max=1), make_request(), cluster)
     assert decision.candidates[-1].verdict is Reason.CAP_VETO
+
+
+def test_the_objective_decides_when_decode_time_is_worth_spending() -> None:
+    """The same three moments under each objective: idle, under pressure, and a target at stake."""
+    moments = {
+        "idle": make_cluster(prefill_node("p0"), decode_node("d0", 0)),
+        "pressure": make_cluster(prefill_node("p0", 5_000), decode_node("d0", 0)),
+        "at stake": make_cluster(prefill_node("p0", 20_000), decode_node("d0", 0)),
+    }
+    for objective, deflects_at in (
+        ("tail-ttft", {"idle", "pressure", "at stake"}),
+        ("balanced", {"pressure", "at stake"}),
+        ("protect-tbt", {"at stake"}),
+    ):
+        policy = Headroom(objective=objective)
+        routes = {name: decided(policy, make_request(), at).route for name, at in moments.items()}
+        deflected = {name for name, route in routes.items() if route is Route.DEFLECTED}
+        assert deflected == deflects_at, objective
+
+
+def test_time_already_waited_counts_against_the_target() -> None:
+    cluster = make_cluster(prefill_node("p0", 5_000), decode_node("d0", 0))
+    policy = Headroom(objective="protect-tbt")
+    waited = make_request(arrival_s=cluster.now_s - 0.6)
+    assert decided(policy, make_request(arrival_s=cluster.now_s), cluster).route is Route.PREFILL
+    assert decided(policy, waited, cluster).route is Route.DEFLECTED
+
+
+def test_an_unknown_objective_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="choose one of tail-ttft, balanced, protect-tbt"):
+        build_policy("headroom:objective=fast")
+    with pytest.raises(ConfigError, match="must be a word"):
+        build_policy("headroom:objective=3")
+
+
+def test_without_links_in_the_rule_a_jammed_one_gets_the_next_transfer_as_well() -> None:
+    jammed, calm = decode_node("d0", 5), decode_node("d1", 20)
+    cluster = make_cluster(prefill_node("p0"), jammed, calm)
+    jammed.link_until_s = cluster.now_s + 0.5
+    assert Headroom().pick_decode(make_request(), cluster) == "d1"
+    assert Headroom(links=False).pick_decode(make_request(), cluster) == "d0"

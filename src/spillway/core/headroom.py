@@ -18,7 +18,6 @@ from spillway.core.latency import step_s
 from spillway.core.placement import (
     budget_s,
     deflect_or_reject,
-    fall_back_decode,
     kv_veto,
     least_loaded_decode,
     mark_chosen,
@@ -45,14 +44,17 @@ class _Local(NamedTuple):
     estimate: TtftEstimate
 
 
+OBJECTIVES = ("tail-ttft", "balanced", "protect-tbt")
+
+
 @dataclass(frozen=True, slots=True)
 class Headroom:
     """Deflect iff the prefill path has pressure and a safe decode node beats it by the margin.
 
-    Rule:    pressure: queue + transfer + admission on the best prefill path exceed one full prefill
-             step. A decode node is safe when its state is known and fresh, it holds fewer than
-             `deflections_max` prompts, KV admission passes and a chunk plan keeps every resident
-             within its target. Deflect to the soonest safe node iff
+    Rule:    pressure: queue + transfer + admission on the best prefill path exceed
+             `pressure_steps` full prefill steps. A decode node is safe when its state is known and
+             fresh, it holds fewer than `deflections_max` prompts, KV admission passes and a chunk
+             plan keeps every resident within its target. Deflect to the soonest safe node iff
              TTFT_dec <= margin(wait)·TTFT_pf, and TTFT_dec meets the target or beats TTFT_pf.
              Late binding: on either path a node is given work only while its backlog is short, so
              that it never runs dry; whoever would queue behind more is held at the router, and
@@ -71,6 +73,9 @@ class Headroom:
              either pool and only the first `plans_max` are estimated in full (only one while there
              is no pressure); nodes that the rank left out are not among the candidates.
 
+    objective: what decode time is spent on. `balanced` deflects under pressure; `tail-ttft`
+        whenever the decode path is sooner, were nobody waiting; `protect-tbt` only whom the
+        prefill path would cost more than the TTFT target less `slack_frac` of it.
     deflections_max: prompts that may be deflected to one node at a time: a bound, not a knob. A low
         one leaves the node idle in an overload that both pools must work off (docs/decisions/005);
         1 is the printed rule's limit, that is, the ablation of the shared ledger.
@@ -78,7 +83,10 @@ class Headroom:
     slack_frac: share of the TTFT target to spare with which the margin stays 1.
     plans_max: nodes of either pool that are estimated in full.
     pressure: ablation; off deflects whenever the decode path wins, were the prefill pool idle.
+    pressure_steps: the wait that counts as pressure, in full prefill steps.
     transfer: ablation; off takes the KV transfer for free.
+    links: ablation; off chooses the decode node of a prefilled request by its batch alone, blind to
+        the KV that is queued for it.
     prefix: ablation; off estimates as if no node held any of the prompt.
     kv_admission: ablation; off deflects to a node whatever its KV room.
     hold: ablation; off commits every request on arrival.
@@ -87,12 +95,15 @@ class Headroom:
         deadline alone.
     """
 
+    objective: str = "balanced"
     deflections_max: int = 256
     margin_max: float = 1.3
     slack_frac: float = 0.3
     plans_max: int = 4
     pressure: bool = True
+    pressure_steps: float = 0.5
     transfer: bool = True
+    links: bool = True
     prefix: bool = True
     kv_admission: bool = True
     hold: bool = True
@@ -101,7 +112,10 @@ class Headroom:
     name: str = "headroom"
 
     def __post_init__(self) -> None:
-        for option in ("feed_steps", "work_weight"):
+        if self.objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise ConfigError(f"headroom: objective is {self.objective!r}; choose one of {known}")
+        for option in ("feed_steps", "pressure_steps", "work_weight"):
             value = getattr(self, option)
             if not (isfinite(value) and value >= 0):
                 raise ConfigError(f"headroom: {option} must be a number >= 0")
@@ -128,7 +142,8 @@ class Headroom:
             return deflect_or_reject(request, cluster)
         side = decode_side(request, decode, output_tokens)
         remote = self._via(request, prefills[0][2], decode, cluster.now_s, side)
-        if self.pressure and remote.wait_s <= prefills[0][2].spec.full_step_s:
+        pressure = self.pressure and self.objective != "tail-ttft"
+        if pressure and remote.wait_s <= self.pressure_steps * prefills[0][2].spec.full_step_s:
             return _keep([remote.candidate], remote, Reason.NO_PRESSURE)
         candidates = [remote.candidate]
         for _, _, node in prefills[1 : self.plans_max]:
@@ -136,8 +151,10 @@ class Headroom:
             candidates.append(other.candidate)
             if other.total_s < remote.total_s:
                 remote = other
-        if self.pressure and remote.wait_s <= remote.node.spec.full_step_s:
+        if pressure and remote.wait_s <= self.pressure_steps * remote.node.spec.full_step_s:
             return _keep(candidates, remote, Reason.NO_PRESSURE)
+        if self.objective == "protect-tbt" and self._is_in_time(request, remote, cluster.now_s):
+            return self._keep_or_hold(candidates, remote, Reason.NO_PRESSURE, cluster)
         margin = self._margin(request, remote)
         best = self._soonest_local(request, cluster, output_tokens, candidates)
         if best is None:
@@ -171,6 +188,11 @@ class Headroom:
             return _hold(node_id, None, remote.estimate, cluster.now_s + late_s)
         return _keep(candidates, remote, reason)
 
+    def _is_in_time(self, request: RequestView, remote: _Remote, now_s: float) -> bool:
+        """Return whether the prefill path meets the target with `slack_frac` of it to spare."""
+        waited_s = max(0.0, now_s - request.arrival_s)
+        return waited_s + remote.total_s <= (1 - self.slack_frac) * request.slo.ttft_s
+
     def hold_key(self, request: RequestView, cluster: ClusterView) -> float:
         # One node stands for all: what counts is the ratio between two prompts.
         node = (*cluster.prefill, *cluster.decode)[0]
@@ -188,7 +210,8 @@ class Headroom:
         return self.feed_steps * (limit_s if limit_s < inf else node.spec.full_step_s)
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
-        return fall_back_decode(request, cluster)
+        node = least_loaded_decode(request, cluster, links=self.links)
+        return node.spec.node_id if node else None
 
     def _via(
         self,

@@ -38,10 +38,13 @@ def output_tokens_expected(request: RequestView, cluster: ClusterView) -> int:
     return min(learned, request.output_tokens_max) if request.output_tokens_max else learned
 
 
-def least_loaded_decode(request: RequestView, cluster: ClusterView) -> NodeView | None:
+def least_loaded_decode(
+    request: RequestView, cluster: ClusterView, *, links: bool = False
+) -> NodeView | None:
     """Return the usable decode node whose next step with the new stream is the shortest.
 
     Nodes with KV room come first; deflected work under way counts as a step at its budget.
+    links: add the wait for the node's link, for a request whose KV is ready to move.
     Ties break by node id. Cost O(decode nodes).
     """
     best = best_with_room = None
@@ -60,6 +63,8 @@ def least_loaded_decode(request: RequestView, cluster: ClusterView) -> NodeView 
         if node.backlog_prompts:
             target_s = min(node.tbt_s_min, request.slo.tbt_s)
             next_s = max(next_s, target_s * node.spec.tbt_margin_frac)
+        if links and node.link_until_s > cluster.now_s:
+            next_s += node.link_until_s - cluster.now_s
         if kv_tokens <= node.kv_capacity_tokens or not node.kv_capacity_tokens:
             if best_with_room is None or next_s < best_with_room_s:
                 best_with_room, best_with_room_s = node, next_s

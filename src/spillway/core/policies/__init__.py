@@ -156,6 +156,9 @@ def _coerced(name: str, key: str, value: object, default: object) -> object:
     if isinstance(default, bool) or isinstance(value, bool):
         if isinstance(default, bool) and isinstance(value, bool):
             return value
+    elif isinstance(default, str):
+        if isinstance(value, str):
+            return value
     elif isinstance(default, float) and isinstance(value, int | float):
         return float(value)
     elif isinstance(default, int) and isinstance(value, int):
@@ -166,5 +169,5 @@ def _coerced(name: str, key: str, value: object, default: object) -> object:
         and all(isinstance(one, int) for one in value)
     ):
         return tuple(value)
-    kind = "list of whole numbers" if isinstance(default, tuple) else type(default).__name__
+    kind = {tuple: "list of whole numbers", str: "word"}.get(type(default), type(default).__name__)
     raise ConfigError(f"policy {name}: option {key} is {value!r}; it must be a {kind}")
