@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench bench-core bench-sim bench-router bench-judges clean vllm-env test-vllm vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep golden bench bench-core bench-sim bench-router bench-judges soak chaos clean vllm-env test-vllm vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -62,6 +62,12 @@ golden: setup ## rewrite the golden files and show what changed
 
 bench: bench-core bench-sim bench-router ## all three, then docs/benchmarks.md from them (half an hour)
 	@$(BIN)/python bench/document.py
+
+soak: setup ## 2,000 streams through one router: errors, memory, open files (DURATION_S=60)
+	@$(BIN)/python bench/endurance.py soak --duration-s $(or $(DURATION_S),60)
+
+chaos: setup ## engines killed and paused under load, every token checked (DURATION_S=60)
+	@$(BIN)/python bench/endurance.py chaos --duration-s $(or $(DURATION_S),60)
 
 bench-core: setup ## decisions, ledger, dispatcher, trace readers: time and allocations
 	@$(BIN)/python bench/run.py --only core $(if $(QUICK),--quick)

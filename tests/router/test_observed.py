@@ -6,9 +6,9 @@ import asyncio
 import json
 
 from fakenode import SSE_HEAD, chunk, event
+from router.test_metrics import parsed
 from spillway.core.decide import Reason
 from spillway.router.metrics import METRICS
-from router.test_metrics import parsed
 
 
 async def metrics_of(bench, server) -> dict[str, float]:
@@ -71,7 +71,7 @@ async def test_each_request_and_each_change_of_a_node_is_one_line(
     bench, body, until, tmp_path
 ) -> None:
     path = tmp_path / "log.jsonl"
-    prefill, decode, server = await bench.pair(log_path=str(path))
+    prefill, _, server = await bench.pair(log_path=str(path))
     secret = "Bearer sk-very-secret"
     await bench.ask(server, body, headers=['x-request-id: a"b', f"authorization: {secret}"])
     await prefill.stop()

@@ -76,7 +76,8 @@ class Compared(NamedTuple):
         """Return the findings for a person."""
         total = self.decisions_same + self.decisions_changed
         lines = [
-            f"{total:,} decisions replayed with {policy}: {self.decisions_changed:,} come out otherwise"
+            f"{total:,} decisions replayed with {policy}: "
+            f"{self.decisions_changed:,} come out otherwise"
         ]
         for change, number in self.changes.most_common(CHANGES_LISTED):
             before, after = change

@@ -21,8 +21,8 @@ class RouterSettings:
     host, port: where to listen; port 0 takes a free one.
     admin_host, admin_port: where metrics, the dashboard and the administration are served; -1: the
         first two on the port for clients, the last nowhere.
-    admin_token, admin_token_file: what a caller of the admin port must send as bearer token, here or
-        in a file; "" lets everybody read and nobody change anything.
+    admin_token, admin_token_file: what a caller of the admin port must send as bearer token, here
+        or in a file; "" lets everybody read and nobody change anything.
     tls_cert_file, tls_key_file: PEM files; with them both ports speak TLS and nothing else.
     api_keys_file: lines NAME:SHA256 of the keys that clients must send; "" passes on whatever they
         send and leaves it to the engines.
