@@ -249,9 +249,10 @@ def _chunks(answers: NodeAnswers, chunks: ChunkCheck, batch: ExpectedBatch) -> I
         return
     is_told = chunks.mode is ChunkMode.STATIC and chunks.source != "configuration"
     if is_told and spec.chunk_mode is ChunkMode.STATIC and told != spec.chunk_tokens_max:
-        yield _error(
+        yield _finding(
+            Level.WARNING,
             answers,
-            f"runs chunks of {told}; configured are {spec.chunk_tokens_max}",
+            f"runs chunks of {told}; configured are {spec.chunk_tokens_max}; the node's word holds",
             f"set chunk_tokens_max: {told}",
         )
     alone_ms, budget_ms = chunks.decode_step_s * 1e3, chunks.budget_s * 1e3
