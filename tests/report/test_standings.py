@@ -51,8 +51,12 @@ def test_ttft_is_set_against_the_best_static_policy_seed_by_seed() -> None:
     assert ttft_factor(cells_of([cell("headroom")]), "headroom") == 0, "no static policy was run"
 
 
-def test_the_figures_look_at_the_cell_where_policies_differ_most() -> None:
+def test_the_figures_look_at_the_cell_where_deflection_matters_most() -> None:
     assert focus_cell(CELLS) is CELLS[1]
+    poor = cell("colocated", load_frac=0.6, joint_99_frac=0.0)
+    assert focus_cell(cells_of([*contest().cells, poor])).name.load_frac == 1.2
+    no_static = [cell("headroom", load_frac=0.6), poor, cell("headroom", load_frac=1.2)]
+    assert focus_cell(cells_of(no_static)).name.load_frac == 0.6
 
 
 def test_a_cell_is_named_without_the_axes_that_do_not_vary() -> None:

@@ -161,13 +161,16 @@ def ttft_factor(cells: Iterable[Cell], policy: str) -> float:
 
 
 def focus_cell(cells: Sequence[Cell]) -> Cell:
-    """Return the cell in which the policies differ most: the one that figures look at closely."""
+    """Return the cell where the best static policy is furthest behind: there deflection matters.
 
-    def spread_frac(cell: Cell) -> float:
-        scores = [cell.score_frac(policy) for policy in cell.runs]
-        return max(scores) - min(scores)
+    Without a static policy, the cell in which the policies differ most.
+    """
 
-    return max(cells, key=spread_frac)
+    def behind_frac(cell: Cell) -> float:
+        static = cell.best_static()
+        return max(map(cell.regret_frac, [static] if static else cell.runs))
+
+    return max(cells, key=behind_frac)
 
 
 def mean(values: Iterable[float]) -> float:

@@ -136,8 +136,8 @@ def sweep_page(sweep: Sweep, shown: SweepShown, timelines: Sequence[Timeline]) -
         "<h2>Where each policy loses</h2>",
         terms("losses", losses),
         "<h2>A closer look</h2>",
-        f"<p>The figures marked as of one cell show <strong>{escape(focus)}</strong>, the cell in "
-        "which the policies differ most.</p>",
+        f"<p>The figures marked as of one cell show <strong>{escape(focus)}</strong>, the cell "
+        "in which the best policy that never deflects is furthest behind the best.</p>",
         *(_figure(one, shown, focus) for one in MORE_FIGURES),
         _gantt(timelines, focus),
         "<h2>What prefill contributes to a slow first token</h2>",

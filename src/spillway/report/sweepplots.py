@@ -7,6 +7,7 @@ of them: nineteen lines in nineteen colours could not be told apart by anybody.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spillway.report.plots import (
@@ -82,15 +83,7 @@ def attainment_by_load(what: SweepShown) -> Figure:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for panel, workload in zip(panels, workloads, strict=False):
         for policy in [*(p for p in what.ranked if p not in what.shown), *what.shown]:
-            scores = [
-                100
-                * mean(
-                    cell.score_frac(policy)
-                    for cell in what.cells
-                    if (cell.name.workload, cell.name.load_frac) == (workload, load_frac)
-                )
-                for load_frac in what.axes.loads
-            ]
+            scores = [_score(what, workload, load_frac, policy) for load_frac in what.axes.loads]
             panel.plot(what.axes.loads, scores, **_line(policy, what), marker="o", markersize=3)
         panel.set_title(workload)
         panel.set_xticks(what.axes.loads)
@@ -112,18 +105,7 @@ def attainment_map(what: SweepShown) -> Figure:
 
     columns = [(w, load) for w in what.axes.workloads for load in what.axes.loads]
     shares = np.array(
-        [
-            [
-                100
-                * mean(
-                    cell.score_frac(policy)
-                    for cell in what.cells
-                    if (cell.name.workload, cell.name.load_frac) == column
-                )
-                for column in columns
-            ]
-            for policy in what.ranked
-        ]
+        [[_score(what, *column, policy) for column in columns] for policy in what.ranked]
     )
     figure = new_figure(1.5 + 0.27 * len(what.ranked))
     axes = figure.subplots()
@@ -131,6 +113,8 @@ def attainment_map(what: SweepShown) -> Figure:
     for row in range(shares.shape[0]):
         for column in range(shares.shape[1]):
             value = shares[row, column]
+            if isnan(value):
+                continue
             text = "100" if value == 100 else f"{min(value, 99.9):.1f}"  # 100 is for all alone
             ink = "white" if value < 55 else INK
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
@@ -243,6 +227,16 @@ def deflected_by_length(what: SweepShown) -> Figure:
     _legend(figure, what, others=False)
     figure.align_ylabels()
     return figure
+
+
+def _score(what: SweepShown, workload: str, load_frac: float, policy: str) -> float:
+    """Return a policy's mean attainment in per cent, NaN where it was not run."""
+    scores = [
+        cell.score_frac(policy)
+        for cell in what.cells
+        if (cell.name.workload, cell.name.load_frac) == (workload, load_frac)
+    ]
+    return 100 * mean(scores) if scores else nan
 
 
 def _draw_curves(
