@@ -57,19 +57,20 @@ def _compared(
     after = _metrics(port)
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
     setting = f"{load.rate_per_s:g} streams/s of {load.output_tokens} tokens"
+    answered, gaps = grown["spillway_ttft_seconds_count"], load.output_tokens - 1
+    if not answered:
+        raise BenchError("the router's metrics saw no request answered")
     quantities = {
-        "requests": ("", grown["spillway_ttft_seconds_count"], float(said.completed)),
+        "requests": ("", answered, float(said.completed)),
         "mean TTFT": (
             "ms",
-            1e3 * grown["spillway_ttft_seconds_sum"] / grown["spillway_ttft_seconds_count"],
+            1e3 * grown["spillway_ttft_seconds_sum"] / answered,
             1e3 * said.ttft_s,
         ),
-        "mean gap between tokens": (
+        "mean time between tokens": (  # not of gaps: several tokens may come in one read
             "ms",
-            1e3
-            * grown["spillway_stream_gap_seconds_sum"]
-            / grown["spillway_stream_gap_seconds_count"],
-            1e3 * said.stream_s / (load.output_tokens - 1),
+            1e3 * grown["spillway_stream_gap_seconds_sum"] / answered / gaps,
+            1e3 * said.stream_s / gaps,
         ),
     }
     for quantity, (unit, ours, theirs) in quantities.items():
