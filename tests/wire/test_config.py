@@ -104,9 +104,9 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("", 1, "nodes: is missing and has no default"),
+        ("", 1, "nodes.prefill: is empty"),
         ("[]", 1, "expected a table of keys, got a list"),
-        ("nodes: {prefill: []}", 1, "nodes.decode: is missing and has no default"),
+        ("nodes: {prefill: []}", 1, "nodes.prefill: is empty"),
         ("nodes: {prefill: [], decode: []}", 1, "nodes.prefill: is empty; at least one prefill"),
         (NODES + "polcy: {}", 6, "polcy: unknown key; did you mean 'policy'? allowed: nodes,"),
         (

@@ -22,6 +22,7 @@ from spillway.router.admin import Admin
 from spillway.router.admin_port import AdminPort
 from spillway.router.credentials import CHALLENGE, ApiKeys
 from spillway.router.decision_log import DecisionLog
+from spillway.router.discovery import Discovery
 from spillway.router.fleet import Fleet
 from spillway.router.gate import Gate, Queueing
 from spillway.router.health import HealthWatch
@@ -82,6 +83,7 @@ class Server:
         self._draining = False
         self._listeners: list[asyncio.Server] = []
         self._reloader: Reloader | None = None
+        self._discovering: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._log_writers: list[asyncio.Task[None]] = []
 
@@ -135,6 +137,8 @@ class Server:
             await asyncio.sleep(DRAIN_POLL_S)
         for timer in self._timers.values():
             timer.cancel()
+        if self._discovering is not None:
+            self._discovering.cancel()
         self.health.close()
         self.intake.close()
         self.shell.stop()
@@ -156,6 +160,13 @@ class Server:
         if self.admin_port is not None:
             self.admin_port.reloader = reloader
         self._every("config", self.settings.config_watch_s, reloader.watch)
+        if reloader.discovery.is_wanted:
+            self._every("discovery", reloader.discovery.interval_s, self._discover)
+
+    def _discover(self) -> None:
+        assert self._reloader is not None
+        if self._discovering is None or self._discovering.done():
+            self._discovering = self._loop.create_task(self._reloader.discover())
 
     def reload(self) -> None:
         """Read the configuration again, if it came from a file."""
@@ -275,8 +286,10 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
 
     path: the file it came from, which can then be read again while the router runs.
     """
+    discovery = Discovery(config)
+    await discovery.look()
     server = await serve(
-        config.build_nodes(),
+        config.build_nodes() + discovery.nodes,
         build_policy(config.policy.name, config.policy.options),
         classes=Classes(config.slos(), DEFAULT_CLASS),
         limits=config.limits.build(),
@@ -289,7 +302,7 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
             for name, one in classes.items()
         }
         server.shell.gate = Gate(server.shell, server.settings.inflight_max, queues)
-    server.follow(Reloader(server.shell, server.fleet, server.keys, config, path))
+    server.follow(Reloader(server.shell, server.fleet, server.keys, config, path, discovery))
     return server
 
 

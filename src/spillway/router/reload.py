@@ -6,7 +6,7 @@ file with a fault changes nothing; the fault is logged and counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,15 @@ from msgspec.structs import replace
 from spillway.core.errors import ConfigError
 from spillway.core.types import Role
 from spillway.router.credentials import ApiKeys
+from spillway.router.discovery import Discovery
 from spillway.router.fleet import Fleet
 from spillway.router.settings import Classes
 from spillway.router.shell import Shell
-from spillway.wire.codec import convert, in_file
-from spillway.wire.config import (
-    DEFAULT_CLASS,
-    ClusterConfig,
-    DecodeNode,
-    Node,
-    NodesConfig,
-    PrefillNode,
-    load_config,
-)
+from spillway.wire.config import DEFAULT_CLASS, ClusterConfig, Node, load_config
 
 Stamp = tuple[int, int, int]
 # What a reload leaves as it is.
-FIXED = ("router", "policy", "limits")
+FIXED = ("router", "policy", "limits", "discovery")
 
 
 class Reloader:
@@ -48,8 +40,10 @@ class Reloader:
         keys: ApiKeys | None,
         config: ClusterConfig,
         path: Path | None,
+        discovery: Discovery,
     ) -> None:
         self._keys = keys
+        self.discovery = discovery
         self._shell = shell
         self._fleet = fleet
         self._config = config
@@ -67,7 +61,7 @@ class Reloader:
             classes = Classes(config.slos(), DEFAULT_CLASS)
             if self._keys is not None:
                 self._keys.read()
-            joined, left = self._fleet.apply(config.build_nodes())
+            joined, left = self._fleet.apply(config.build_nodes() + self.discovery.nodes)
         except ConfigError as error:
             shell.metrics.reloads["refused"] += 1
             shell.log.note("error", "reload_refused", fault=str(error))
@@ -89,6 +83,14 @@ class Reloader:
         except ConfigError:
             return  # counted and logged where it was raised
 
+    async def discover(self) -> None:
+        """Look for nodes by their names, and take up what changed."""
+        try:
+            if await self.discovery.look():
+                self._fleet.apply(self._config.build_nodes() + self.discovery.nodes)
+        except ConfigError as error:
+            self._shell.log.note("error", "discovery_refused", fault=str(error))
+
     def watch(self) -> None:
         """Read the file again if it is another one than last time."""
         if self._path is not None and _stamp(self._path) not in (self._stamp, None):
@@ -96,17 +98,9 @@ class Reloader:
 
     def build(self, keys: Mapping[str, Any], role: Role) -> Node:
         """Return a node of the keys that the file would have for it. Raises ConfigError."""
-        where = in_file("node")
         if "name" not in keys:
             raise ConfigError("node: name is missing; a node that is added needs one")
-        pools: dict[str, Callable[[], NodesConfig]] = {
-            Role.PREFILL: lambda: NodesConfig(
-                prefill=[convert(keys, PrefillNode, where)], decode=[]
-            ),
-            Role.DECODE: lambda: NodesConfig(prefill=[], decode=[convert(keys, DecodeNode, where)]),
-        }
-        [node] = replace(self._config, nodes=pools[role]()).build_nodes()
-        return node
+        return self._config.build_node(role, keys)
 
 
 def _stamp(path: Path | None) -> Stamp | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -20,6 +19,7 @@ from spillway.core.errors import ConfigError
 from spillway.core.policies import build_policy
 from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
 from spillway.wire.codec import KeyPath, Where, convert, dotted
+from spillway.wire.nodeurl import origin, url_fault
 from spillway.wire.profile import (
     DEFAULT_PROFILE,
     ProfileFile,
@@ -61,10 +61,10 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     client_idle_s: Positive | None = None
     inflight_max: Count | None = None
     output_tokens_default: AtLeastOne | None = None
+    prefix_blocks_max: Count | None = None
     patience_s: Positive | None = None
     upstream_idle_s: Positive | None = None
     connect_s: Positive | None = None
-    prefix_blocks_max: Count | None = None
     first_byte_s: Positive | None = None
     kv_lease_s: Positive | None = None
     kv_block_tokens: Count | None = None
@@ -146,8 +146,16 @@ class DecodeNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The two pools."""
 
-    prefill: list[PrefillNode]
-    decode: list[DecodeNode]
+    prefill: list[PrefillNode] = []
+    decode: list[DecodeNode] = []
+
+
+class DiscoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names, as HOST:PORT, each of whose addresses is a node of the role, beside those listed."""
+
+    prefill: str = ""
+    decode: str = ""
+    interval_s: Positive = 5.0
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,7 +204,8 @@ class Node(NamedTuple):
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration."""
 
-    nodes: NodesConfig
+    nodes: NodesConfig = NodesConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
     router: RouterConfig = RouterConfig()
     defaults: NodeDefaults = NodeDefaults()
     policy: PolicyConfig = PolicyConfig()
@@ -213,6 +222,16 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         prefill = [self._prefill(node, i) for i, node in enumerate(self.nodes.prefill)]
         return prefill + [self._decode(node, i) for i, node in enumerate(self.nodes.decode)]
 
+    def build_node(self, role: Role, keys: Mapping[str, Any]) -> Node:
+        """Return a node of the keys that the file would have for it. Raises ConfigError."""
+
+        def where(path: KeyPath) -> str:
+            return dotted(("node", *path))
+
+        if role is Role.PREFILL:
+            return self._prefill(convert(keys, PrefillNode, where), 0)
+        return self._decode(convert(keys, DecodeNode, where), 0)
+
     def _prefill(self, node: PrefillNode, index: int) -> Node:
         common = self.defaults
         profile = load_profile_file(node.profile or common.profile)
@@ -225,7 +244,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             link_base_s=_or(node.link_base_s, common.link_base_s),
             step_tokens_max=_or(node.step_tokens_max, common.step_tokens_max),
         )
-        return Node(spec, _origin(node.url), _origin(node.report_url or ""))
+        return Node(spec, origin(node.url), origin(node.report_url or ""))
 
     def _decode(self, node: DecodeNode, index: int) -> Node:
         common = self.defaults
@@ -243,7 +262,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             tbt_margin_frac=common.tbt_margin_frac,
             seqs_max=_or(node.seqs_max, common.seqs_max),
         )
-        return Node(spec, _origin(node.url), _origin(node.report_url or ""))
+        return Node(spec, origin(node.url), origin(node.report_url or ""))
 
     def _kv_capacity_tokens(self, node: PrefillNode | DecodeNode, profile: ProfileFile) -> int:
         configured = _or(node.kv_capacity_tokens, self.defaults.kv_capacity_tokens)
@@ -322,20 +341,20 @@ def _faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
 def _pool_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
     seen: dict[str, str] = {}
     for pool, nodes in _pools(config):
-        if not nodes:
+        if not nodes and not getattr(config.discovery, pool):
             yield ("nodes", pool), f"is empty; at least one {pool} node is needed"
         for i, node in enumerate(nodes):
             at: KeyPath = ("nodes", pool, i)
-            if fault := _url_fault(node.url):
+            if fault := url_fault(node.url):
                 yield (*at, "url"), f"is {node.url!r}; {fault}"
                 continue
             name = node.name or f"{pool[0]}{i}"
-            if node.report_url is not None and (fault := _url_fault(node.report_url)):
+            if node.report_url is not None and (fault := url_fault(node.report_url)):
                 yield (*at, "report_url"), f"is {node.report_url!r}; {fault}"
                 continue
-            origins = [("url", _origin(node.url))]
+            origins = [("url", origin(node.url))]
             if node.report_url is not None:
-                origins.append(("report_url", _origin(node.report_url)))
+                origins.append(("report_url", origin(node.report_url)))
             for key, value in (*origins, ("name", name)):
                 if value in seen:
                     yield (*at, key), f"{value!r} is already that of {seen[value]}"
@@ -356,29 +375,6 @@ def _profile_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
 
 def _pools(config: ClusterConfig) -> list[tuple[str, Sequence[PrefillNode | DecodeNode]]]:
     return [("prefill", config.nodes.prefill), ("decode", config.nodes.decode)]
-
-
-def _url_fault(url: str) -> str | None:
-    """Return what is wrong with a node's URL, or None."""
-    wanted = "write http://HOST:PORT"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        return f"{error}; {wanted}"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return wanted
-    if port is None:
-        return f"the port is missing; {wanted}"
-    if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
-        return f"nothing may follow the port, the router adds the path; {wanted}"
-    return None
-
-
-def _origin(url: str) -> str:
-    """Return http://host:port of a URL without a fault, or https; "" of none."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.lower()}" if url else ""
 
 
 def _with_profiles_beside(config: ClusterConfig, folder: Path) -> ClusterConfig:
