@@ -2,7 +2,7 @@
 
     python bench/document.py        from build/bench-*.json, as `make bench` does at its end
 
-Nothing in the document is typed by hand but the words of document_words.md: every number comes from
+Nothing in the document is typed by hand but the words of document_words.txt: every number comes from
 a result file, and so do the lists of what was lost, missed and not measured.
 """
 
@@ -20,7 +20,7 @@ from comparison import DIRECT, FLOOR, OURS
 from peers import CHECKOUT
 from run import ALL, GROUPS, short
 
-WORDS = Path(__file__).resolve().parent / "document_words.md"
+WORDS = Path(__file__).resolve().parent / "document_words.txt"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 FIGURES = CHECKOUT / "docs" / "figures"
 ABSOLUTE = "absolute, without a router"
