@@ -45,6 +45,20 @@ DECISIONS_READ = 1000  # what a router keeps
 FOLDER = Path("build/demo")
 DEFAULT_PAGE = Path("build/demo.html")
 
+Together = Annotated[
+    bool | None,
+    typer.Option(
+        "--together/--in-turn",
+        help="Run the policies side by side, each on a cluster of its own, or one after the "
+        "other. Default: together with --trace, so that more of it fits into a minute.",
+        rich_help_panel=options.CLUSTER,
+    ),
+]
+Html = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Where to write the report.", rich_help_panel=options.OUTPUT),
+]
+
 
 def demo(
     trace: options.Trace = None,
@@ -54,26 +68,13 @@ def demo(
     apply: options.Apply = None,
     seed: options.Seed = options.DEFAULT_SEED,
     policy: options.Policies = None,
-    together: Annotated[
-        bool | None,
-        typer.Option(
-            "--together/--in-turn",
-            help="Run the policies side by side, each on a cluster of its own, or one after the "
-            "other. Default: together with --trace, so that more of it fits into a minute.",
-            rich_help_panel=options.CLUSTER,
-        ),
-    ] = None,
+    together: Together = None,
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
     profile: options.Profile = DEFAULT_PROFILE,
     slo_ttft_s: options.SloTtft = 1.0,
     slo_tbt_s: options.SloTbt = 0.06,
     json: options.Json = None,
-    html: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Where to write the report.", rich_help_panel=options.OUTPUT
-        ),
-    ] = DEFAULT_PAGE,
+    html: Html = DEFAULT_PAGE,
     figure: options.Figure = None,
 ) -> None:
     """See deflection at work: a burst against a cluster on this machine.
