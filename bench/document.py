@@ -2,8 +2,8 @@
 
     python bench/document.py        from build/bench-*.json, as `make bench` does at its end
 
-Nothing in the document is typed by hand but the words of document_words.txt: every number comes from
-a result file, and so do the lists of what was lost, missed and not measured.
+Nothing in the page is typed by hand but the words of document_words.txt: every number comes from a
+result file, and so do the lists of what was lost, missed and not measured.
 """
 
 from __future__ import annotations
