@@ -7,6 +7,7 @@ it can be made again elsewhere (`replay`).
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from math import inf, isfinite
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from spillway.core.decide import Policy
 from spillway.core.events import LogDecision
 from spillway.core.types import (
+    ChunkMode,
     ClusterView,
     NodeId,
     NodeSpec,
@@ -28,8 +30,10 @@ from spillway.wire.decisions import DecisionBody, DecisionRecord, from_decision,
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A `core.types.NodeView` without its spec; None stands for the infinity of its default.
+    """A `core.types.NodeView`; None stands for the infinity of its default.
 
+    Of its spec only what nodes teach the router while it runs: the law of its steps (without the
+    hinges, which stay), its share of the target, and its chunks.
     backlog_endless: `backlog_until_s` is the other infinity: no chunk of the backlog is safe.
     """
 
@@ -49,6 +53,14 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     reporting: bool
     usable: bool
     over_budget: bool
+    drifting: bool
+    step_base_s: float
+    token_s: tuple[float, ...]
+    kv_token_s: float
+    token_pair_s: float
+    tbt_margin_frac: float
+    chunk_mode: ChunkMode
+    chunk_tokens_max: int
 
 
 class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +71,7 @@ class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
     report_age_max_s: float
     decisions: int
     output_tokens_by_class: dict[str, int]
+    may_hold: bool
 
 
 class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,10 +143,12 @@ def _cluster_record(view: ClusterView) -> ClusterRecord:
         report_age_max_s=view.report_age_max_s,
         decisions=view.decisions,
         output_tokens_by_class=view.output_tokens_by_class,
+        may_hold=view.may_hold,
     )
 
 
 def _node_record(node: NodeView) -> NodeRecord:
+    spec, law = node.spec, node.spec.profile
     return NodeRecord(
         node_id=node.node_id,
         role=node.spec.role,
@@ -151,6 +166,14 @@ def _node_record(node: NodeView) -> NodeRecord:
         reporting=node.reporting,
         usable=node.usable,
         over_budget=node.over_budget,
+        drifting=node.drifting,
+        step_base_s=law.step_base_s,
+        token_s=law.token_s,
+        kv_token_s=law.kv_token_s,
+        token_pair_s=law.token_pair_s,
+        tbt_margin_frac=spec.tbt_margin_frac,
+        chunk_mode=spec.chunk_mode,
+        chunk_tokens_max=spec.chunk_tokens_max,
     )
 
 
@@ -180,6 +203,7 @@ def _view(record: ClusterRecord, specs: dict[NodeId, NodeSpec]) -> ClusterView:
         report_age_max_s=record.report_age_max_s,
         decisions=record.decisions,
         output_tokens_by_class=record.output_tokens_by_class,
+        may_hold=record.may_hold,
     )
 
 
@@ -188,7 +212,7 @@ def _node(record: NodeRecord, spec: NodeSpec) -> NodeView:
         return otherwise_s if value_s is None else value_s
 
     return NodeView(
-        spec=spec,
+        spec=_spec(record, spec),
         backlog_prompts=record.backlog_prompts,
         backlog_tokens=record.backlog_tokens,
         backlog_token_pairs=record.backlog_token_pairs,
@@ -202,4 +226,22 @@ def _node(record: NodeRecord, spec: NodeSpec) -> NodeView:
         reporting=record.reporting,
         usable=record.usable,
         over_budget=record.over_budget,
+        drifting=record.drifting,
+    )
+
+
+def _spec(record: NodeRecord, configured: NodeSpec) -> NodeSpec:
+    """Return the spec as it held when the decision was made."""
+    return replace(
+        configured,
+        profile=replace(
+            configured.profile,
+            step_base_s=record.step_base_s,
+            token_s=record.token_s,
+            kv_token_s=record.kv_token_s,
+            token_pair_s=record.token_pair_s,
+        ),
+        tbt_margin_frac=record.tbt_margin_frac,
+        chunk_mode=record.chunk_mode,
+        chunk_tokens_max=record.chunk_tokens_max,
     )
