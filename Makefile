@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep golden bench bench-core bench-sim bench-router bench-judges soak chaos clean vllm-env test-vllm vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce test-ray vllm-env test-vllm vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ demo: setup ## four engines, a router, a burst, three policies: a table and buil
 
 sweep: setup ## N random simulated scenarios with every invariant checked (N=50 FIRST=0)
 	@$(BIN)/python -m spillway.sim.sweep --count $(N) --first $(FIRST)
+
+headroom-report: setup ## write docs/headroom.md anew: headroom against its rivals (minutes)
+	@mkdir -p build
+	@$(BIN)/python scripts/headroom_report.py
 
 golden: setup ## rewrite the golden files and show what changed
 	@$(BIN)/python -m pytest tests/golden --update-golden
