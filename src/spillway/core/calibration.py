@@ -106,6 +106,6 @@ def corrected(spec: NodeSpec, gain_decode: float, gain_prefill: float, margin: f
     )
 
 
-def _within(value: float, low: float, high: float) -> float:
+def _within(said_frac: float, least_frac: float, most_frac: float) -> float:
     """Return the value, or the nearer bound: what no controller can have said means nothing."""
-    return low if value < low else high if value > high else value
+    return min(most_frac, max(least_frac, said_frac))

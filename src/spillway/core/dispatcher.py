@@ -18,18 +18,14 @@ from spillway.core.events import (
     AbortOnNode,
     Action,
     AnswerError,
-    ChunkingLearned,
     ClientLeft,
     Event,
     FirstToken,
     LegFailed,
     LogDecision,
     NodeBack,
-    NodeJoined,
     NodeLeft,
     NodeLost,
-    NodeReported,
-    NodeStrained,
     PrefillFinished,
     RequestArrived,
     RequestFinished,
@@ -38,6 +34,7 @@ from spillway.core.events import (
     StartPrefill,
     TimerFired,
 )
+from spillway.core.fleet import ABOUT_NODES, AboutNode, hear
 from spillway.core.holding import HoldLine, Planned, Tracked
 from spillway.core.ledger import Ledger, decode_entry, frozen_copy, prefill_entry
 from spillway.core.lifecycle import State, Trigger, advance
@@ -114,19 +111,14 @@ class Dispatcher:
         self._held = HoldLine(policy)
         self._handlers: dict[type, Callable[..., list[Action]]] = {
             RequestArrived: self._arrived,
-            NodeReported: self._reported,
             PrefillFinished: self._prefill_finished,
             FirstToken: self._first_token,
             RequestFinished: self._finished,
             LegFailed: self._leg_failed,
             ClientLeft: self._client_left,
-            NodeLost: self._node_lost,
-            NodeBack: self._node_back,
-            NodeJoined: self._node_joined,
             NodeLeft: self._node_left,
-            ChunkingLearned: self._chunking_learned,
-            NodeStrained: self._node_strained,
             TimerFired: self._timer_fired,
+            **dict.fromkeys(ABOUT_NODES, self._about_node),
         }
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
@@ -161,12 +153,6 @@ class Dispatcher:
             self._hold(tracked, self.ledger.cluster(now_s, tracked.index))
             return self._review(now_s)
         return self._decide(tracked, now_s)
-
-    def _reported(self, event: NodeReported, now_s: float) -> list[Action]:
-        node = self.ledger.nodes.get(event.report.node_id)
-        if node is None or not node.view.usable or not node.report(event.report):
-            self.ignored_events += 1
-        return []
 
     def _prefill_finished(self, event: PrefillFinished, now_s: float) -> list[Action]:
         tracked = self._live.get(event.request_id)
@@ -246,28 +232,9 @@ class Dispatcher:
                 return tracked.without
         return without
 
-    def _node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
-        node = self.ledger.nodes.get(event.node_id)
-        if node is None:
+    def _about_node(self, event: AboutNode, now_s: float) -> list[Action]:
+        if not hear(event, self.ledger):
             self.ignored_events += 1
-        else:
-            node.view.usable = False
-        return []
-
-    def _node_back(self, event: NodeBack, now_s: float) -> list[Action]:
-        node = self.ledger.nodes.get(event.node_id)
-        if node is None:
-            self.ignored_events += 1
-        elif not node.view.usable:
-            node.view.usable = True
-            node.restarted()
-        return []
-
-    def _node_joined(self, event: NodeJoined, now_s: float) -> list[Action]:
-        if event.spec.node_id in self.ledger.nodes:
-            self.ignored_events += 1
-        else:
-            self.ledger.join(event.spec)
         return []
 
     def _node_left(self, event: NodeLeft, now_s: float) -> list[Action]:
@@ -277,22 +244,6 @@ class Dispatcher:
             self.ignored_events += 1
         else:
             self.ledger.leave(node_id)
-        return []
-
-    def _chunking_learned(self, event: ChunkingLearned, now_s: float) -> list[Action]:
-        node = self.ledger.nodes.get(event.node_id)
-        if node is None:
-            self.ignored_events += 1
-        else:
-            node.learn_chunking(event.chunk_mode, event.chunk_tokens_max)
-        return []
-
-    def _node_strained(self, event: NodeStrained, now_s: float) -> list[Action]:
-        node = self.ledger.nodes.get(event.node_id)
-        if node is None or node.view.reporting:  # its own word is better
-            self.ignored_events += 1
-        else:
-            node.view.over_budget = event.strained
         return []
 
     def _timer_fired(self, event: TimerFired, now_s: float) -> list[Action]:

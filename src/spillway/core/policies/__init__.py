@@ -169,5 +169,7 @@ def _coerced(name: str, key: str, value: object, default: object) -> object:
         and all(isinstance(one, int) for one in value)
     ):
         return tuple(value)
-    kind = {tuple: "list of whole numbers", str: "word"}.get(type(default), type(default).__name__)
+    words = {"tuple": "list of whole numbers", "str": "word"}
+    kind = type(default).__name__
+    kind = words.get(kind, kind)
     raise ConfigError(f"policy {name}: option {key} is {value!r}; it must be a {kind}")
