@@ -85,6 +85,14 @@ bench-judges: setup ## outside load generators at our router: do they agree with
 bench-router: setup ## our router beside its peers, between mocks in C (QUICK=1: fewer rounds)
 	@$(BIN)/python bench/run.py --only router $(if $(QUICK),--quick)
 
+reproduce: setup ## write docs/reproduction.md anew: the paper's claims and what we measure (minutes)
+	@$(BIN)/spillway sweep examples/reproduction.toml --out build/reproduction.parquet
+	@$(BIN)/python scripts/reproduce.py build/reproduction.parquet
+
+test-ray: setup ## the sweep on a local Ray cluster gives the same bytes
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements/ray.txt
+	@$(BIN)/python -m pytest --basetemp=build/pytest-ray -k ray tests/sim/test_farm.py tests/sim/test_matrixrun.py
+
 vllm-env: $(VLLM_STAMP) ## create .venv-vllm: a real vLLM engine on the CPU (minutes, 3 GB)
 
 # Torch comes last and without a hash: which build of it is served differs from machine to machine.
