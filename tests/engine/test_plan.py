@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from builders import A100_8B
 from spillway.core.chunks import next_chunk_tokens
-from spillway.core.latency import step_s, token_pairs
 from spillway.core.controller import Controller
+from spillway.core.latency import step_s, token_pairs
 from spillway.engine.plan import Limits, Planner, StepPlan, limits_of
 from spillway.engine.settings import EngineSettings
 from spillway.engine.view import Prompt, StepView

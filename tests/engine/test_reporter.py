@@ -10,10 +10,10 @@ import pytest
 from builders import A100_8B
 from fakescheduler import STATUSES, FakeRequest, FakeScheduler, Status
 from spillway.clock import ManualClock
+from spillway.core.controller import Controller
 from spillway.core.errors import ConfigError
 from spillway.core.latency import token_pairs
 from spillway.core.types import ChunkMode, Role
-from spillway.core.controller import Controller
 from spillway.engine.plan import Planner, limits_of
 from spillway.engine.reporter import Reporter
 from spillway.engine.settings import EngineSettings

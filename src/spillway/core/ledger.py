@@ -375,7 +375,6 @@ def frozen_copy(cluster: ClusterView) -> ClusterView:
     )
 
 
-
 def prefill_entry(dispatch_id: int, request: RequestView, node_id: NodeId, tbt_s: float) -> Entry:
     """Return the entry of a prompt that runs on `node_id`. tbt_s: inf on a prefill node."""
     tokens = request.uncached_tokens(node_id)

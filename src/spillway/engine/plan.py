@@ -15,8 +15,8 @@ from math import inf
 from typing import NamedTuple
 
 from spillway.core.chunks import next_chunk_tokens
-from spillway.core.latency import token_pairs
 from spillway.core.controller import Controller
+from spillway.core.latency import token_pairs
 from spillway.engine.settings import EngineSettings
 from spillway.engine.view import Prompt, StepView
 

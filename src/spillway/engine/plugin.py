@@ -15,11 +15,11 @@ from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 from spillway.clock import Clock, MonotonicClock
+from spillway.core.controller import Controller
 from spillway.core.errors import RequestError
 from spillway.core.latency import token_pairs
 from spillway.core.types import Role
 from spillway.engine import compat
-from spillway.core.controller import Controller
 from spillway.engine.plan import Planner, StepPlan, limits_of
 from spillway.engine.reporter import Reporter
 from spillway.engine.settings import EngineSettings
