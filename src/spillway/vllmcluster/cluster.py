@@ -36,6 +36,8 @@ from spillway.wire.openai import (
 PARENT_READY_S_MAX = 180.0  # a cold disk takes a minute to import everything
 NODE_READY_S_MAX = 180.0
 WARM_S_MAX = 120.0  # the first contact of a pair took up to 106 s on two cores for four nodes
+# vLLM gives a handshake five seconds, which engines that share few cores may miss at first.
+WARM_TRIES = 4
 END_S_MAX = 10.0
 POLL_S = 0.2
 IDLE_S = 0.4  # long enough to see which thread is busy in an idle engine
@@ -146,14 +148,15 @@ class VllmCluster:
     async def warm(self, name: str | None = None) -> None:
         """Move the KV of one short prompt over every pair, or over those of one node.
 
-        The first contact of a pair costs seconds: connections, memory registration.
+        The first contact of a pair costs seconds: connections, memory registration. A pair whose
+        handshake fails is tried again. Raises NodeError.
         """
         timeout = aiohttp.ClientTimeout(total=WARM_S_MAX)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             for prefill in self.of_role(Role.PREFILL):
                 for decode in self.of_role(Role.DECODE):
                     if name in (None, prefill.name, decode.name):
-                        await _two_step(session, prefill, decode)
+                        await _warm_pair(session, prefill, decode)
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -257,6 +260,18 @@ class VllmCluster:
         self._parent = None
 
 
+class _Refused(NodeError):
+    """A node answered, but not with what was asked of it."""
+
+
+async def _warm_pair(session: aiohttp.ClientSession, prefill: VllmNode, decode: VllmNode) -> None:
+    """Run one prompt by the prefill path, at the `WARM_TRIES`th try at the latest."""
+    for _ in range(WARM_TRIES - 1):
+        with suppress(_Refused):
+            return await _two_step(session, prefill, decode)
+    return await _two_step(session, prefill, decode)
+
+
 async def _two_step(session: aiohttp.ClientSession, prefill: VllmNode, decode: VllmNode) -> None:
     """Run one prompt by the prefill path. Raises NodeError."""
     body = json.dumps({"model": MODEL_NAME, "prompt": WARM_PROMPT, "max_tokens": 1}).encode()
@@ -272,7 +287,7 @@ async def _post(session: aiohttp.ClientSession, node: VllmNode, body: bytes) -> 
         async with session.post(node.url + COMPLETIONS_PATH, data=body, headers=headers) as answer:
             content = await answer.read()
             if answer.status != 200:
-                raise NodeError(f"{node.name} answered {answer.status}: {content[:200]!r}")
+                raise _Refused(f"{node.name} answered {answer.status}: {content[:200]!r}")
             return content
     except (aiohttp.ClientError, TimeoutError) as error:
         raise NodeError(f"{node.name}: {error!r}; see {node.log_path}") from None
