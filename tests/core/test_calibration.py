@@ -59,7 +59,7 @@ def test_a_change_that_the_margin_covers_makes_no_new_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"gain_decode": 1.7}, {"gain_prefill": 0.5}, {"margin": 1.5}], ids=str
+    "changes", [{"gain_decode": 4.2}, {"gain_prefill": 0.2}, {"margin": 1.6}], ids=str
 )
 def test_a_node_too_far_off_is_red_until_it_has_been_calm_for_long(
     changes: dict[str, float],
@@ -82,11 +82,19 @@ def test_nonsense_counts_as_the_nearest_value_that_makes_sense(nonsense: float) 
 
 
 def test_between_the_bounds_red_stays_red_and_green_stays_green() -> None:
-    assert not said(gain_decode=1.5).red
-    calibration = said(0.0, gain_decode=1.7)
+    assert not said(gain_decode=3.5).red
+    calibration = said(0.0, gain_decode=4.2)
     for at in range(1, 100):
-        calibration.hear(make_state("d0", taken_at_s=float(at), gain_decode=1.5))
+        calibration.hear(make_state("d0", taken_at_s=float(at), gain_decode=3.5))
     assert calibration.red
+
+
+def test_engines_that_slow_each_other_down_are_corrected_and_not_given_up() -> None:
+    """Two engines on one processor take 1.8 to 3 times what each takes alone."""
+    for gain in (1.8, 2.5, 3.0):
+        calibration = said(gain_decode=gain)
+        assert not calibration.red
+        assert calibration.spec.profile.step_base_s == gain * SPEC.profile.step_base_s
 
 
 def test_nothing_is_deflected_to_a_red_node() -> None:
