@@ -19,8 +19,8 @@ from spillway.core.types import ChunkMode, NodeSpec
 
 # A change smaller than this is not worth a new profile: it is within what the margin covers.
 CHANGE_FRAC = 0.02
-# Bounds beyond which a node is red, and the narrower ones within which it may turn green again. What
-# can be corrected is corrected: red is where the controller's own range (5 and 1.6) comes to its end.
+# Bounds beyond which a node is red, and the narrower ones within which it may turn green again.
+# What can be corrected is corrected: red is where the controller's range (5 and 1.6) nearly ends.
 GAIN_RED, GAIN_GREEN = 4.0, 3.2
 MARGIN_RED, MARGIN_GREEN = 1.55, 1.45
 # It must have been within the narrow bounds for this long: fast to tighten, slow to loosen.
