@@ -35,17 +35,21 @@ class Calibration:
     alarms: how often it has turned red.
     """
 
-    __slots__ = ("_believed", "_calm_since_s", "_configured", "alarms", "red", "spec")
+    __slots__ = ("_believed", "_calm_since_s", "_configured", "_heard", "alarms", "red", "spec")
 
     def __init__(self, spec: NodeSpec) -> None:
         self._configured = self.spec = spec
-        self._believed = (1.0, 1.0, 1.0)
+        self._heard = self._believed = (1.0, 1.0, 1.0)
         self._calm_since_s = inf
         self.red = False
         self.alarms = 0
 
     def hear(self, state: NodeState) -> None:
         """Take a report into account. O(1), and O(hinges) when the profile changes."""
+        heard = (state.gain_decode, state.gain_prefill, state.margin)
+        if heard == self._heard and not self.red:
+            return
+        self._heard = heard
         said = (
             _within(state.gain_decode, GAIN_MIN, GAIN_MAX),
             _within(state.gain_prefill, GAIN_MIN, GAIN_MAX),
