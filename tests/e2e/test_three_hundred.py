@@ -67,7 +67,8 @@ async def test_every_token_of_every_stream_while_engines_die_and_return(cluster,
     tasks = await waves
     await cluster.until(lambda: not cluster.ledger[decode].view.usable)
     await cluster.restart(decode)
-    await cluster.until(lambda: cluster.ledger[decode].view.reporting)
+    back = cluster.ledger[decode].view
+    await cluster.until(lambda: back.usable and back.reporting)
 
     tasks += await send_wave(cluster, draw_wave(wish, 2))
     replies = await asyncio.gather(*tasks)

@@ -47,7 +47,7 @@ def test_without_learning_more_tokens_are_late_and_the_router_believes_the_profi
 def test_a_node_that_becomes_a_stranger_to_its_profile_gets_nothing_until_it_is_itself_again() -> (
     None
 ):
-    simulation = simulated(replace(SLOWER, bias_frac=2.5))
+    simulation = simulated(replace(SLOWER, bias_frac=6.0))
     output = simulation.run()
     first_s = min(record.arrival_s for record in output.records)
     late_arrivals = [one for one in output.records if one.arrival_s > first_s + 5.0]
