@@ -55,10 +55,6 @@ class Calibration:
             _within(state.gain_prefill, GAIN_MIN, GAIN_MAX),
             _within(state.margin, MARGIN_MIN, MARGIN_MAX),
         )
-        if said == self._believed:
-            if self.red:
-                self._watch(*said, state.taken_at_s)
-            return
         self._watch(*said, state.taken_at_s)
         if any(
             abs(new - old) > CHANGE_FRAC * old
