@@ -11,13 +11,14 @@ from spillway.core.dispatcher import DispatchLimits
 from spillway.core.errors import ConfigError
 from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
 from spillway.router.settings import RouterSettings
-from spillway.wire.config import ClusterConfig, RouterConfig, config_from_flags, load_config
+from spillway.wire.config import ClusterConfig, config_from_flags, load_config
 from spillway.wire.profile import (
     DEFAULT_PROFILE,
     load_profile,
     load_profile_file,
     write_profile_file,
 )
+from spillway.wire.routerconfig import RouterConfig
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster.yaml"
 NODES = """\

@@ -9,16 +9,9 @@ from typing import NamedTuple
 from spillway.core.types import ChunkMode, Role
 from spillway.vllmcluster.cluster import VllmCluster
 from spillway.vllmcluster.plan import BLOCK_TOKENS
-from spillway.wire.config import (
-    ClassConfig,
-    ClusterConfig,
-    DecodeNode,
-    NodeDefaults,
-    NodesConfig,
-    PolicyConfig,
-    PrefillNode,
-    RouterConfig,
-)
+from spillway.wire.config import ClassConfig, ClusterConfig, PolicyConfig
+from spillway.wire.nodesconfig import DecodeNode, NodeDefaults, NodesConfig, PrefillNode
+from spillway.wire.routerconfig import RouterConfig
 
 
 class Link(NamedTuple):

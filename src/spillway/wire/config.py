@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from spillway.core.dispatcher import DispatchLimits
 from spillway.core.errors import ConfigError
 from spillway.core.policies import build_policy
-from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
+from spillway.core.types import NodeSpec, Role, Slo
+from spillway.wire.bounds import Count, Positive, Text
 from spillway.wire.codec import KeyPath, Where, convert, dotted
+from spillway.wire.discoveryconfig import DiscoveryConfig
+from spillway.wire.nodesconfig import DecodeNode, NodeDefaults, NodesConfig, PrefillNode
 from spillway.wire.nodeurl import origin, url_fault
 from spillway.wire.profile import (
     DEFAULT_PROFILE,
@@ -26,136 +29,11 @@ from spillway.wire.profile import (
     builtin_names,
     load_profile_file,
 )
+from spillway.wire.routerconfig import RouterConfig
 
 T = TypeVar("T")
 
 DEFAULT_CLASS = "default"
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Text = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator may change of the router itself; None keeps its own default.
-
-    The names are those of `router.settings.RouterSettings`, which says what each one means.
-    """
-
-    host: Text | None = None
-    port: Port | None = None
-    admin_host: Text | None = None
-    admin_port: Port | None = None
-    admin_token: str | None = None
-    admin_token_file: str | None = None
-    tls_cert_file: str | None = None
-    tls_key_file: str | None = None
-    api_keys_file: str | None = None
-    requests_max: AtLeastOne | None = None
-    connections_max: AtLeastOne | None = None
-    body_bytes_max: AtLeastOne | None = None
-    client_idle_s: Positive | None = None
-    inflight_max: Count | None = None
-    output_tokens_default: AtLeastOne | None = None
-    prefix_blocks_max: Count | None = None
-    patience_s: Positive | None = None
-    upstream_idle_s: Positive | None = None
-    connect_s: Positive | None = None
-    first_byte_s: Positive | None = None
-    kv_lease_s: Positive | None = None
-    kv_block_tokens: Count | None = None
-    stream_silence_s: Positive | None = None
-    health_interval_s: Positive | None = None
-    health_failures_max: AtLeastOne | None = None
-    breaker_failures: AtLeastOne | None = None
-    breaker_failed_frac: Share | None = None
-    breaker_window_s: Positive | None = None
-    breaker_open_s: Positive | None = None
-    breaker_open_max_s: Positive | None = None
-    engine_api_key: str | None = None
-    engine_ca_file: str | None = None
-    decision_log_path: str | None = None
-    log_path: str | None = None
-    gap_sample_every: AtLeastOne | None = None
-    config_watch_s: Positive | None = None
-    drain_s: Positive | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the settings that were given: `RouterSettings(**config.router.given())`."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-class NodeDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What holds for every node that does not say otherwise; the fields of `core.types.NodeSpec`.
-
-    profile: a built-in name, or a file relative to the configuration.
-    kv_capacity_tokens: None takes the profile's; 0 is unknown, which vetoes deflection.
-    """
-
-    profile: Text = DEFAULT_PROFILE
-    kv_capacity_tokens: Count | None = None
-    link_bytes_per_s: Positive = 25e9
-    link_base_s: NotNegative = 0.002
-    step_tokens_max: AtLeastOne = 2048
-    chunk_mode: ChunkMode = ChunkMode.ENGINE
-    chunk_tokens_max: AtLeastOne = 2048
-    chunk_tokens_multiple: AtLeastOne = 64
-    tbt_margin_frac: Share = 0.9
-    seqs_max: AtLeastOne = 256
-
-
-class PrefillNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One prefill node. name: None numbers it p0, p1, ...; any other None takes the default.
-
-    report_url: where the plug-in of a real engine reports; None: reports come from `url`, if any.
-    """
-
-    url: Text
-    name: Text | None = None
-    profile: Text | None = None
-    kv_capacity_tokens: Count | None = None
-    link_bytes_per_s: Positive | None = None
-    link_base_s: NotNegative | None = None
-    step_tokens_max: AtLeastOne | None = None
-    report_url: Text | None = None
-
-
-class DecodeNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One decode node. name: None numbers it d0, d1, ...; any other None takes the default.
-
-    report_url: as for a prefill node.
-    """
-
-    url: Text
-    name: Text | None = None
-    profile: Text | None = None
-    kv_capacity_tokens: Count | None = None
-    link_bytes_per_s: Positive | None = None
-    link_base_s: NotNegative | None = None
-    chunk_mode: ChunkMode | None = None
-    chunk_tokens_max: AtLeastOne | None = None
-    chunk_tokens_multiple: AtLeastOne | None = None
-    seqs_max: AtLeastOne | None = None
-    report_url: Text | None = None
-
-
-class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The two pools."""
-
-    prefill: list[PrefillNode] = []
-    decode: list[DecodeNode] = []
-
-
-class DiscoveryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names, as HOST:PORT, each of whose addresses is a node of the role, beside those listed."""
-
-    prefill: str = ""
-    decode: str = ""
-    interval_s: Positive = 5.0
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
