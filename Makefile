@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce test-ray vllm-env test-vllm vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce test-ray vllm-env test-vllm judge-env test-judge vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -115,6 +115,12 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W ignore --basetemp=build/pytest-vllm tests/engine
 	@echo "Real engines: one prefill and one decode node, KV by NIXL:"
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W default --basetemp=build/pytest-vllm tests/realvllm
+
+judge-env: setup ## install aiperf, a load generator of others, into .venv-peers (a minute or two)
+	@$(BIN)/python bench/outside.py --install
+
+test-judge: setup ## aiperf completes against the router over fake engines, without an error
+	@$(BIN)/python bench/outside.py
 
 vllm-demo: setup vllm-env ## a burst on real vLLM engines on the processor, NIXL between them: a table
 	@$(BIN)/spillway up --engine vllm --burst

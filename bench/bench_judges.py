@@ -31,9 +31,9 @@ OWN = "spillway load"
 
 def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
     """Yield what each judge and the router say about the same requests. Raises BenchError."""
-    with _cluster() as port:
+    with cluster() as port:
         url = f"http://127.0.0.1:{port}"
-        load = Load(url, _model(port), 2.0, 20 if effort.quick else 80, 2048, 48)
+        load = Load(url, model(port), 2.0, 20 if effort.quick else 80, 2048, 48)
         yield from _compared(OWN, port, load, partial(_own_load, load))
         for name, build in JUDGES.items():
             try:
@@ -52,9 +52,9 @@ def _compared(
     name: str, port: int, load: Load, measure: Callable[[], Verdict]
 ) -> Iterator[Comparison]:
     """Let one judge send its load, and set what it says against the router's metrics."""
-    before = _metrics(port)
+    before = metrics(port)
     said = measure()
-    after = _metrics(port)
+    after = metrics(port)
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
     setting = f"{load.rate_per_s:g} streams/s of {load.output_tokens} tokens"
     answered, gaps = grown["spillway_ttft_seconds_count"], load.output_tokens - 1
@@ -99,10 +99,11 @@ def _own_load(load: Load) -> Verdict:
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(rows), encoding="utf-8")
     command = [sys.executable, "-m", "spillway", "load", "--url", load.url]
     run_to_end([*command, "--trace", trace, "--records", records])
-    done = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
-    done = [one for one in done if one["outcome"] == "finished"]
+    sent = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    done = [one for one in sent if one["outcome"] == "finished"]
     return Verdict(
         len(done),
+        len(sent) - len(done),
         sum(one["ttft_s"] for one in done) / len(done),
         sum(one["gap_mean_s"] * one["gaps"] for one in done) / len(done),
     )
@@ -112,7 +113,7 @@ def _own_load(load: Load) -> Verdict:
 
 
 @contextmanager
-def _cluster() -> Iterator[int]:
+def cluster() -> Iterator[int]:
     """Run two prefill and two decode engines and the router; yields the router's port."""
     port = free_port()
     command = [sys.executable, "-m", "spillway", "up", "--port", str(port)]
@@ -135,12 +136,13 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _model(port: int) -> str:
+def model(port: int) -> str:
+    """Return the name of the model that the router serves."""
     name: str = json.loads(get(port, "/v1/models")[1])["data"][0]["id"]
     return name
 
 
-def _metrics(port: int) -> dict[str, float]:
+def metrics(port: int) -> dict[str, float]:
     """Return every sample of /metrics, summed over its labels; buckets are left out."""
     sums: dict[str, float] = {}
     for line in get(port, "/metrics")[1].decode().splitlines():

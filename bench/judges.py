@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mocks import BUILD, BenchError
-from peers import ENVIRONMENTS, environment, pinned_version
+from peers import ENVIRONMENTS, INSTALL_S_MAX, environment, pinned_version
 
 FOLDER = BUILD / "judges"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -37,13 +37,15 @@ class Load(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a judge measured: requests answered whole, mean TTFT, mean from first token to last.
+    """What a judge measured: requests answered whole, its errors, mean TTFT, mean from first token
+    to last.
 
     Not its gaps: those are between the tokens that its tokenizer finds in the text, which are not
     those that the engine sent.
     """
 
     completed: int
+    errors: int
     ttft_s: float
     stream_s: float
 
@@ -92,18 +94,19 @@ def inference_perf() -> Judge:
         return [str(program), "-c", str(path)]
 
     def read(folder: Path) -> Verdict:
-        said = _only_json(folder, "summary_lifecycle_metrics.json")["successes"]
+        summary = _only_json(folder, "summary_lifecycle_metrics.json")
+        said = summary["successes"]
         whole_s = said["latency"]["request_latency"]["mean"]
         ttft_s = said["latency"]["time_to_first_token"]["mean"]
-        return Verdict(said["count"], ttft_s, whole_s - ttft_s)
+        return Verdict(said["count"], summary["failures"]["count"], ttft_s, whole_s - ttft_s)
 
     version = pinned_version("inference-perf")
     return Judge("inference-perf", version, command, read, {"HF_HUB_OFFLINE": "1"})
 
 
-def aiperf() -> Judge:
+def aiperf(install_s_max: float = INSTALL_S_MAX) -> Judge:
     """Return aiperf, installed now if it is not yet. Raises BenchError."""
-    program = environment("aiperf") / "aiperf"
+    program = environment("aiperf", s_max=install_s_max) / "aiperf"
 
     def command(load: Load, folder: Path) -> list[str]:
         return [
@@ -122,7 +125,8 @@ def aiperf() -> Judge:
         said = _only_json(folder, "profile_export_aiperf.json")
         whole_s = said["request_latency"]["avg"] / 1e3
         ttft_s = said["time_to_first_token"]["avg"] / 1e3
-        return Verdict(round(said["request_count"]["avg"]), ttft_s, whole_s - ttft_s)
+        errors = sum(kind["count"] for kind in said["error_summary"])
+        return Verdict(round(said["request_count"]["avg"]), errors, ttft_s, whole_s - ttft_s)
 
     return Judge("aiperf", pinned_version("aiperf"), command, read, {})
 
@@ -130,10 +134,10 @@ def aiperf() -> Judge:
 JUDGES = {"inference-perf": inference_perf, "aiperf": aiperf}
 
 
-def tokenizer() -> Path:
+def tokenizer(install_s_max: float = INSTALL_S_MAX) -> Path:
     """Return a folder with a tokenizer in it, taken from a package. Raises BenchError."""
     folder = FOLDER / "tokenizer"
-    environment("tokenizer")
+    environment("tokenizer", s_max=install_s_max)
     for name in TOKENIZER_FILES:
         found = sorted((ENVIRONMENTS / "tokenizer").glob(f"lib/*/site-packages/*/{name}"))
         if not found:

@@ -18,13 +18,14 @@ from mocks import BenchError
 CHECKOUT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = CHECKOUT / "requirements"
 ENVIRONMENTS = CHECKOUT / ".venv-peers"
-INSTALL_S_MAX = 1200
+INSTALL_S_MAX = 1200.0
 
 
-def environment(name: str, python: Sequence[str] = ()) -> Path:
+def environment(name: str, python: Sequence[str] = (), s_max: float = INSTALL_S_MAX) -> Path:
     """Return the folder of a peer's programs, installed now if it is not yet. Raises BenchError.
 
     python: interpreters to try when this one does not suit, by name; the first that runs is taken.
+    s_max: how long the package manager may take.
     """
     wanted, folder = requirements(name), ENVIRONMENTS / name
     stamp = folder / ".installed"
@@ -32,9 +33,10 @@ def environment(name: str, python: Sequence[str] = ()) -> Path:
         return folder / "bin"
     print(f"  installing what requirements/{wanted.name} pins ...", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    _run([_interpreter(python), "-m", "venv", str(folder)], name)
-    install = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes"]
-    _run([str(folder / "bin" / "python"), *install, "-r", str(wanted)], name)
+    _run([_interpreter(python), "-m", "venv", str(folder)], name, s_max)
+    install = ["-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    install += ["--no-deps", "--require-hashes"]  # the file pins everything: nothing to work out
+    _run([str(folder / "bin" / "python"), *install, "-r", str(wanted)], name, s_max)
     stamp.write_bytes(wanted.read_bytes())
     return folder / "bin"
 
@@ -66,11 +68,9 @@ def _interpreter(names: Sequence[str]) -> str:
     return sys.executable
 
 
-def _run(command: list[str], name: str) -> None:
+def _run(command: list[str], name: str, s_max: float) -> None:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=INSTALL_S_MAX
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=s_max)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchError(f"{name} cannot be installed: {error}") from None
     if done.returncode != 0:

@@ -10,7 +10,7 @@ def there(monkeypatch, tmp_path):
     """Judges as if installed, with a tokenizer."""
     import judges
 
-    monkeypatch.setattr(judges, "environment", lambda name, python=(): tmp_path)
+    monkeypatch.setattr(judges, "environment", lambda name, python=(), s_max=0.0: tmp_path)
     monkeypatch.setattr(judges, "tokenizer", lambda: tmp_path)
     monkeypatch.setattr(judges, "pinned_version", lambda name: "1")
     return judges
@@ -26,7 +26,8 @@ SAID = {
                     "time_to_first_token": {"mean": 0.05},
                     "request_latency": {"mean": 0.55},
                 },
-            }
+            },
+            "failures": {"count": 2},
         },
     ),
     "aiperf": (
@@ -35,6 +36,7 @@ SAID = {
             "request_count": {"avg": 7.0},
             "time_to_first_token": {"avg": 50.0, "unit": "ms"},
             "request_latency": {"avg": 550.0, "unit": "ms"},
+            "error_summary": [{"error_details": {"code": 503}, "count": 2}],
         },
     ),
 }
@@ -45,7 +47,7 @@ def test_every_answer_is_read_in_seconds(there, name, tmp_path):
     file, said = SAID[name]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / file).write_text(json.dumps(said))
-    assert there.JUDGES[name]().read(tmp_path) == pytest.approx((7, 0.05, 0.5))
+    assert there.JUDGES[name]().read(tmp_path) == pytest.approx((7, 2, 0.05, 0.5))
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -71,4 +73,4 @@ def test_metrics_are_summed_over_their_labels(monkeypatch):
 
     text = b'# HELP a b\na_sum{route="x"} 1.5\na_sum{route="y"} 2\na_bucket{le="1"} 9\nb 3\n'
     monkeypatch.setattr(bench_judges, "get", lambda port, path: (200, text))
-    assert bench_judges._metrics(1) == {"a_sum": 3.5, "b": 3.0}
+    assert bench_judges.metrics(1) == {"a_sum": 3.5, "b": 3.0}

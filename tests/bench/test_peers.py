@@ -29,7 +29,7 @@ def test_an_environment_that_is_as_pinned_is_left_alone(tmp_path, monkeypatch):
     (folder / ".installed").write_bytes(pins.read_bytes())
     monkeypatch.setattr(peers, "REQUIREMENTS", tmp_path)
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path / "environments")
-    monkeypatch.setattr(peers, "_run", lambda command, name: pytest.fail("installed anew"))
+    monkeypatch.setattr(peers, "_run", lambda *given: pytest.fail("installed anew"))
     assert peers.environment("x") == folder / "bin"
 
 
