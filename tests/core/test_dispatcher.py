@@ -54,7 +54,7 @@ def test_the_prefill_path_from_arrival_to_finish() -> None:
 
 def test_the_deflected_path_from_arrival_to_finish() -> None:
     run = Harness(AlwaysDeflect())
-    assert run.arrive(tbt_s=0.05) == StartDeflected("r1", "d0", 1, 0.05, ())
+    assert run.arrive(tbt_s=0.05) == StartDeflected("r1", "d0", 1, 0.05, (), 500)
     assert run.count(State.DEFLECTED) == 1
     assert run.dispatcher.ledger.nodes["d0"].view.backlog_prompts == 1
     assert run(FirstToken("r1")) == []

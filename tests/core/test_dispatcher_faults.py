@@ -39,7 +39,7 @@ def test_a_refused_prompt_is_started_on_another_prefill_node() -> None:
 def test_a_prompt_that_no_prefill_node_takes_is_deflected() -> None:
     run = Harness(prefill=1)
     run.arrive()
-    assert run(refused("r1", "p0")) == [StartDeflected("r1", "d0", 2, 0.06, ())]
+    assert run(refused("r1", "p0")) == [StartDeflected("r1", "d0", 2, 0.06, (), 500)]
 
 
 def test_a_refused_decode_is_tried_elsewhere_with_the_same_kv() -> None:

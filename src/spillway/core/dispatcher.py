@@ -7,8 +7,9 @@ orders through both (INV-9).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import inf, isfinite
 from typing import TypeVar
 
@@ -39,8 +40,10 @@ from spillway.core.holding import HoldLine, Planned, Tracked
 from spillway.core.ledger import Ledger, decode_entry, frozen_copy, prefill_entry
 from spillway.core.lifecycle import State, Trigger, advance
 from spillway.core.placement import fall_back, fall_back_decode
+from spillway.core.reservation import DECLINED_MAX, UNLIMITED, backlog_tokens_max
+from spillway.core.retries import nodes_to_avoid
 from spillway.core.ttft import book_transfer, execute_on_prefill_s, transfer_bytes
-from spillway.core.types import ClusterView, NodeId, NodeSpec, RequestId, RequestView, Role
+from spillway.core.types import ClusterView, NodeSpec, RequestId, RequestView, Role
 
 Answer = TypeVar("Answer")
 # Facts after which a node may have room for a request that is held.
@@ -81,6 +84,7 @@ class Dispatcher:
     ignored_events: late facts about requests that had already ended, and reports that are overtaken
         or come from a node that is unknown or lost.
     policy_failures: decisions that the fall-back had to make because the policy raised.
+    dispatch_ids: where the numbers of dispatches come from, rising; its own from 1 on.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Dispatcher:
         limits: DispatchLimits = DispatchLimits(),
         *,
         record_views: bool = False,
+        dispatch_ids: Iterator[int] | None = None,
     ) -> None:
         if len({spec.node_id for spec in nodes}) != len(nodes):
             raise ConfigError("two nodes share one id; every node needs its own")
@@ -106,7 +111,7 @@ class Dispatcher:
         self.counts = [0] * len(State)
         self.now_s = -float("inf")
         self._record_views = record_views
-        self._dispatches = 0
+        self._dispatch_ids = dispatch_ids or count(1)
         self._live: dict[RequestId, Tracked] = {}
         self._held = HoldLine(policy)
         self._handlers: dict[type, Callable[..., list[Action]]] = {
@@ -198,39 +203,23 @@ class Dispatcher:
             return []
         request_id = event.request_id
         streaming = event.streaming or tracked.state is State.DECODING
-        if streaming or tracked.retries >= self.limits.retries_max:
+        if streaming or (tracked.retries >= self.limits.retries_max and not event.declined):
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request_id, 502 if not event.refused else 503, event.reason)]
         if now_s >= tracked.request.deadline_s:
             self._close(tracked, Trigger.FAIL, now_s)
             return [AnswerError(request_id, 504, event.reason)]
-        tracked.retries += 1
-        if not self._source_died(tracked, event):
-            tracked.without = self._to_avoid(tracked, event)
         self._unbook(tracked, now_s)
+        if event.declined:
+            tracked.declined += 1
+            tracked.declined_by = event.node_id
+            return self._decide(tracked, now_s)
+        tracked.retries += 1
+        tracked.without = nodes_to_avoid(tracked, event, self.ledger, now_s)
         # The same KV serves another decode node as long as no node has begun to consume it.
         if tracked.state is State.TRANSFERRING and event.refused and not event.kv_lost:
             return self._start_decode(tracked, now_s)
         return self._decide(tracked, now_s)
-
-    def _source_died(self, tracked: Tracked, event: LegFailed) -> bool:
-        """Return whether the KV went down with its prefill node: no fault of the decode node."""
-        if tracked.state is not State.TRANSFERRING or not event.kv_lost:
-            return False
-        return not self.ledger.nodes[tracked.prefill_id].view.usable
-
-    def _to_avoid(self, tracked: Tracked, event: LegFailed) -> frozenset[NodeId]:
-        """Return the nodes that the request is not sent to again.
-
-        A decode node that could not pull the KV need not be to blame: the KV may be gone. It is
-        avoided while there is another, and tried again when it is the only one.
-        """
-        without = tracked.without | {event.node_id}
-        if tracked.state is State.TRANSFERRING and not event.refused:
-            others = self.ledger.cluster(self.now_s, tracked.index, without).decode
-            if not any(node.usable for node in others):
-                return tracked.without
-        return without
 
     def _about_node(self, event: AboutNode, now_s: float) -> list[Action]:
         if not hear(event, self.ledger):
@@ -254,6 +243,7 @@ class Dispatcher:
 
     def _hold(self, tracked: Tracked, cluster: ClusterView) -> None:
         self._move(tracked, Trigger.HOLD)
+        tracked.node_id = ""
         self._held.add(tracked, cluster)
 
     def _review(self, now_s: float) -> list[Action]:
@@ -287,7 +277,7 @@ class Dispatcher:
         cluster = self.ledger.cluster(now_s, tracked.index, tracked.without)
         cluster.may_hold = (
             self._held.policy is not None
-            and tracked.state is State.ARRIVED
+            and (tracked.state is State.ARRIVED or (tracked.declined > 0 and not tracked.retries))
             and len(self._held) < self.limits.held_max
         )
         decision = self._ask(self.policy.decide, fall_back, request, cluster)
@@ -301,7 +291,8 @@ class Dispatcher:
     ) -> list[Action]:
         request = tracked.request
         view = frozen_copy(cluster) if self._record_views else None
-        log = LogDecision(request, decision, now_s, view)
+        log = LogDecision(request, decision, now_s, view, tracked.declined_by)
+        tracked.declined_by = ""
         if decision.route is Route.REJECTED:
             is_new = tracked.state in (State.ARRIVED, State.HELD)
             trigger = Trigger.REJECT if is_new else Trigger.FAIL
@@ -346,12 +337,13 @@ class Dispatcher:
         request = tracked.request
         self._move(tracked, Trigger.TO_DEFLECTED)
         entry = prefill_entry(self._next_dispatch(), request, node_id, request.slo.tbt_s)
+        is_limited = tracked.declined < DECLINED_MAX
+        limit = backlog_tokens_max(request, node.view) if is_limited else UNLIMITED
         node.add_prefill(entry, now_s, decision.estimate.execute_s)
         tracked.node_id, tracked.entry = node_id, entry
         chunks = plan.chunks if plan is not None and decision.execute_plan else ()
-        return StartDeflected(
-            request.request_id, node_id, entry.dispatch_id, request.slo.tbt_s, chunks
-        )
+        target_s, dispatch_id = request.slo.tbt_s, entry.dispatch_id
+        return StartDeflected(request.request_id, node_id, dispatch_id, target_s, chunks, limit)
 
     def _start_decode(self, tracked: Tracked, now_s: float) -> list[Action]:
         request = tracked.request
@@ -373,8 +365,7 @@ class Dispatcher:
     # --- bookkeeping -------------------------------------------------------------------------
 
     def _next_dispatch(self) -> int:
-        self._dispatches += 1
-        return self._dispatches
+        return next(self._dispatch_ids)
 
     def _move(self, tracked: Tracked, trigger: Trigger) -> None:
         after = advance(tracked.state, trigger)

@@ -52,6 +52,8 @@ class LegFailed(NamedTuple):
     refused: the node certainly did not start the work (connection refused, 503 before a byte).
     streaming: bytes had already reached the client, so nothing may be retried.
     kv_lost: the prefilled KV cannot be used again (the prefill node died, or it was consumed).
+    declined: the node has more to do than a deflection was decided on (`core.reservation`); what
+        it says of itself has been told before.
     """
 
     request_id: RequestId
@@ -60,6 +62,7 @@ class LegFailed(NamedTuple):
     refused: bool = False
     streaming: bool = False
     kv_lost: bool = False
+    declined: bool = False
 
 
 class ClientLeft(NamedTuple):
@@ -185,6 +188,8 @@ class StartDeflected(NamedTuple):
     tbt_s: the target the new stream asks to be protected with.
     chunks: ((chunk_tokens, steps), ...), the schedule to execute literally, or () to let the node
     size every step itself.
+    backlog_tokens_max: the most prefill work that may be ahead of it there; UNLIMITED (-1) takes
+        any. A driver that knows of other routers has the node grant it first.
     """
 
     request_id: RequestId
@@ -192,6 +197,7 @@ class StartDeflected(NamedTuple):
     dispatch_id: int
     tbt_s: float
     chunks: tuple[tuple[int, int], ...] = ()
+    backlog_tokens_max: int = -1
 
 
 class SetTimer(NamedTuple):
@@ -216,12 +222,16 @@ class AnswerError(NamedTuple):
 
 
 class LogDecision(NamedTuple):
-    """A decision was made; `cluster` is a copy taken before it was booked (None: not recorded)."""
+    """A decision was made; `cluster` is a copy taken before it was booked (None: not recorded).
+
+    declined_by: the node that has just declined what was decided before; "" for none.
+    """
 
     request: RequestView
     decision: Decision
     decided_at_s: float
     cluster: ClusterView | None
+    declined_by: NodeId = ""
 
 
 Action = (

@@ -32,6 +32,8 @@ class Tracked:
     """One live request."""
 
     __slots__ = (
+        "declined",
+        "declined_by",
         "entry",
         "index",
         "node_id",
@@ -51,6 +53,8 @@ class Tracked:
         self.prefill_id: NodeId = ""  # where its KV is, once prefilled
         self.retries = 0
         self.without = NO_NODES  # nodes that already failed it
+        self.declined = 0  # how often a node would not take its deflection
+        self.declined_by: NodeId = ""  # which one it was last, until the next decision is logged
 
 
 class HoldLine:

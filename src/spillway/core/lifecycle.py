@@ -69,6 +69,7 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (_S.TRANSFERRING, _T.FINISH): _S.FINISHED,  # an answer without a stream has no first token
     (_S.TRANSFERRING, _T.FAIL): _S.FAILED,
     (_S.TRANSFERRING, _T.CANCEL): _S.CANCELLED,
+    (_S.DEFLECTED, _T.HOLD): _S.HELD,  # its node declined it, and is worth waiting for
     (_S.DEFLECTED, _T.TO_DEFLECTED): _S.DEFLECTED,
     (_S.DEFLECTED, _T.TO_PREFILL): _S.PREFILLING,
     (_S.DEFLECTED, _T.FIRST_TOKEN): _S.DECODING,

@@ -7,7 +7,7 @@ per event: for tests and sweeps, not for long runs.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from spillway.core.decide import Policy
@@ -20,6 +20,7 @@ from spillway.core.lifecycle import State
 from spillway.core.types import NodeSpec, Role
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight
+from spillway.sim.routers import Routers, dispatchers_of
 from spillway.sim.snapshot import recount_kv
 from spillway.stats import GapHistogram
 from spillway.wire.records import RequestRecord
@@ -39,8 +40,11 @@ class TapedDispatcher(Dispatcher):
         limits: DispatchLimits,
         *,
         record_views: bool = False,
+        dispatch_ids: Iterator[int] | None = None,
     ) -> None:
-        super().__init__(policy, nodes, limits, record_views=record_views)
+        super().__init__(
+            policy, nodes, limits, record_views=record_views, dispatch_ids=dispatch_ids
+        )
         self.tape: deque[tuple[float, Event]] = deque(maxlen=LAST_FACTS)
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
@@ -53,6 +57,12 @@ class TapedDispatcher(Dispatcher):
         return "\n".join(f"  {at_s:.6f} {event}" for at_s, event in self.tape)
 
 
+def last_facts(dispatcher: Dispatcher | Routers) -> str:
+    """Return what a dispatcher was told last, or each of several."""
+    taped = [one for one in dispatchers_of(dispatcher) if isinstance(one, TapedDispatcher)]
+    return "\n".join(one.last_facts() for one in taped)
+
+
 def require(holds: bool, text: str) -> None:
     """Raise InvariantViolation(text) unless `holds`."""
     if not holds:
@@ -62,7 +72,8 @@ def require(holds: bool, text: str) -> None:
 def check_cluster(cluster: Cluster) -> None:
     """Check a cluster between two events: the dispatcher's books, INV-1, INV-10, INV-12."""
     dispatcher = cluster.dispatcher
-    check_dispatcher(dispatcher)
+    for each in dispatchers_of(dispatcher):
+        check_dispatcher(each)
     require(
         len(cluster.flights) == dispatcher.live_requests,
         f"INV-1: {dispatcher.live_requests} requests are live, {len(cluster.flights)} on their way",

@@ -51,6 +51,7 @@ from spillway.sim.residents import (
     PullStarted,
     Resident,
 )
+from spillway.sim.routers import Routers
 from spillway.sim.transfers import Transfers
 
 AT_ONCE = frozenset({LogDecision, AnswerError, SetTimer})  # orders that reach no node
@@ -68,7 +69,7 @@ class Cluster:
     def __init__(
         self,
         kernel: Kernel,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatcher | Routers,
         nodes: Sequence[SimNode],
         reports: Reports,
         *,
@@ -78,6 +79,7 @@ class Cluster:
     ) -> None:
         self.kernel = kernel
         self.dispatcher = dispatcher
+        self.routers = dispatcher if isinstance(dispatcher, Routers) else None
         self.ports: dict[NodeId, Port] = {node.node_id: Port(node) for node in nodes}
         self.reports = reports
         self.flights: dict[RequestId, Flight] = {}
@@ -242,8 +244,15 @@ class Cluster:
         flight = self._take_order(action)
         if flight is not None:
             port = self.ports[action.node_id]
+            if port.alive and not self._is_granted(action, flight, port.node):
+                self._fail_leg(flight, "declined", refused=True, declined=True)
+                return
             job = decode_job(flight, action.chunks)
             flight.decode = self._submit(flight, port, port.node.submit_local, job)
+
+    def _is_granted(self, action: StartDeflected, flight: Flight, node: SimNode) -> bool:
+        routers = self.routers
+        return routers is None or routers.is_granted(action, flight, node, self.kernel.now_s)
 
     def _start_decode(self, action: StartDecode) -> None:
         flight = self._take_order(action, keep_kv=True)
@@ -319,15 +328,12 @@ class Cluster:
         self._changed(port)
         return resident
 
-    def _fail_leg(
-        self, flight: Flight, reason: str, *, refused: bool = False, kv_lost: bool = False
-    ) -> None:
+    def _fail_leg(self, flight: Flight, reason: str, **how: bool) -> None:
         """Report a failed leg as an event of its own, so that no order runs inside another."""
         flight.moving = False
         flight.error = reason
-        failed = LegFailed(
-            flight.request.request_id, flight.node_id, reason, refused, flight.streaming, kv_lost
-        )
+        request_id, streaming = flight.request.request_id, flight.streaming
+        failed = LegFailed(request_id, flight.node_id, reason, streaming=streaming, **how)
         self.kernel.at(self.kernel.now_s, self._leg_failed, (flight, flight.dispatch_id, failed))
 
     def _leg_failed(self, item: tuple[Flight, int, LegFailed]) -> None:

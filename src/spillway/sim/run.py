@@ -16,13 +16,21 @@ from spillway.core.lifecycle import State
 from spillway.core.policies import build_policy
 from spillway.core.prefixes import PrefixIndex
 from spillway.core.types import NodeId, NodeSpec, RequestView, Role
-from spillway.sim.checks import TapedDispatcher, check_cluster, check_end, check_flight, check_log
+from spillway.sim.checks import (
+    TapedDispatcher,
+    check_cluster,
+    check_end,
+    check_flight,
+    check_log,
+    last_facts,
+)
 from spillway.sim.cluster import Cluster
 from spillway.sim.flights import Flight, record_of
 from spillway.sim.kernel import Kernel
 from spillway.sim.node import SimNode
 from spillway.sim.prompt_name import NO_NAME, PromptName, blocks_together, name_prompt
 from spillway.sim.reports import Reports
+from spillway.sim.routers import Routers, several
 from spillway.sim.scenario import DEFAULT_CLASS, Scenario
 from spillway.sim.world import World
 from spillway.stats import GapHistogram
@@ -40,6 +48,7 @@ class Work(NamedTuple):
     """What a run did: counts, never times.
 
     prefix_*_tokens: prompt tokens that nodes looked up in their prefix caches, and found there.
+    declined: deflections that a node did not take, because other routers had sent it more.
     """
 
     events: int
@@ -54,6 +63,7 @@ class Work(NamedTuple):
     prefix_asked_tokens: int = 0
     prefix_hit_tokens: int = 0
     evicted_blocks: int = 0
+    declined: int = 0
 
 
 class RunOutput(NamedTuple):
@@ -91,6 +101,14 @@ def run(
     ).run()
 
 
+def _limits(scenario: Scenario) -> DispatchLimits:
+    return DispatchLimits(
+        report_age_max_s=scenario.report_age_max_s,
+        retries_max=scenario.retries_max,
+        calibrated=scenario.calibrated,
+    )
+
+
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Pause the cyclic garbage collector: a run makes millions of objects and no cycles."""
@@ -125,15 +143,15 @@ class Simulation:
         self.kernel = Kernel(max(EVENTS_MIN, EVENTS_PER_REQUEST_MAX * len(rows)))
         self.records: list[RequestRecord | None] = [None] * len(rows)
         self.specs = scenario.specs()
-        limits = DispatchLimits(
-            report_age_max_s=scenario.report_age_max_s,
-            retries_max=scenario.retries_max,
-            calibrated=scenario.calibrated,
-        )
         policy = build_policy(scenario.policy, scenario.policy_options)
-        kind = TapedDispatcher if checks else Dispatcher
-        record_views = record_views or checks
-        self.dispatcher: Dispatcher = kind(policy, self.specs, limits, record_views=record_views)
+        self._policy = policy
+        make = partial(
+            TapedDispatcher if checks else Dispatcher,
+            *(policy, self.specs, _limits(scenario)),
+            record_views=record_views or checks,
+        )
+        rng = stream(seed, "sim.routers")
+        self.dispatcher: Dispatcher | Routers = several(scenario.routers, make, rng)
         reports = Reports(
             period_s=scenario.report_period_s,
             delay_s=scenario.report_delay_s,
@@ -166,7 +184,7 @@ class Simulation:
         if self.rows:
             kernel.at(self.rows[0].arrival_s, self._arrive, 0)
             self._plan_drift()
-        if not isinstance(self.dispatcher, TapedDispatcher):
+        if not self.checks:
             with collector_paused():
                 kernel.run()
             self._settle()
@@ -176,7 +194,7 @@ class Simulation:
                 self._settle()
                 check_end(cluster, self._all_records(), self.gaps)
             except InvariantViolation as violation:
-                facts = self.dispatcher.last_facts()
+                facts = last_facts(self.dispatcher)
                 raise InvariantViolation(f"{violation}\nlast facts:\n{facts}") from violation
         return self._output()
 
@@ -223,7 +241,7 @@ class Simulation:
         return prefixes.held(prompt.chain, prompt.block_tokens, self.kernel.now_s)
 
     def _decided(self, log: LogDecision) -> None:
-        check_log(log, self.dispatcher.policy)
+        check_log(log, self._policy)
         if self._listener is not None:
             self._listener(log)
 
@@ -298,6 +316,7 @@ class Simulation:
             prefix_asked_tokens=sum(counts.asked_tokens for counts in caches),
             prefix_hit_tokens=sum(counts.hit_tokens for counts in caches),
             evicted_blocks=sum(counts.evicted_blocks for counts in caches),
+            declined=cluster.routers.declined if cluster.routers is not None else 0,
         )
         counts = {state.name.lower(): dispatcher.counts[state] for state in State if state.is_final}
         return RunOutput(

@@ -21,6 +21,7 @@ from spillway.workload.seeds import stream
 from spillway.workload.synthetic import FAMILIES, family
 
 NODES_MAX = 4096
+ROUTERS_MAX = 64
 DEFAULT_CLASS = "default"
 # What of a scenario a node's `NodeSpec` takes as it is.
 SPEC_FIELDS = (
@@ -63,6 +64,8 @@ class Scenario:
     prefix_cache: nodes keep KV for prompts that begin alike. prefix_index: the router remembers
         which; what has not been used for prefix_stale_s counts half. For rows with prefix blocks.
     calibrated: nodes learn from their steps how far off the profile is; the router believes them.
+    routers: how many share the nodes, each with books of its own; what they remember of prompts
+        is one index all the same.
     cancel_frac: share of the clients that leave, after an exponential time of mean patience_s.
     """
 
@@ -95,6 +98,7 @@ class Scenario:
     prefix_cache: bool = True
     prefix_index: bool = True
     prefix_stale_s: float = STALE_S
+    routers: int = 1
     cancel_frac: float = 0.0
     patience_s: float = 2.0
     faults: tuple[Fault, ...] = ()
@@ -110,6 +114,8 @@ class Scenario:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not -1 < self.drift_frac < inf:
             raise ConfigError(f"drift_frac is {self.drift_frac}; it must be above -1 and finite")
+        if not 1 <= self.routers <= ROUTERS_MAX:
+            raise ConfigError(f"routers is {self.routers}; it must be between 1 and {ROUTERS_MAX}")
         if not self.order_delay_s >= 0:
             raise ConfigError(f"order_delay_s is {self.order_delay_s}; it must not be negative")
 
@@ -172,6 +178,7 @@ def swarm(seed: int) -> tuple[Scenario, list[Row]]:
         report_loss_frac=rng.choice([0.0, 0.0, 0.2, 1.0]),
         order_delay_s=rng.choice([0.0, 0.0, 0.003]),
         cancel_frac=rng.choice([0.0, 0.0, 0.2]),
+        routers=rng.choice([1, 1, 1, 3]),
         patience_s=rng.choice([0.2, 2.0]),
         faults=_faults(rng, names, duration_s),
     )
