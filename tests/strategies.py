@@ -45,6 +45,7 @@ def profiles(draw: st.DrawFn) -> LatencyProfile:
     pair_s = draw(st.one_of(st.just(0.0), st.floats(1e-11, 5e-9)))
     kv_s = draw(st.one_of(st.just(0.0), st.floats(1e-9, 2e-7)))
     base_s = draw(st.floats(0.0005, 0.03))
+    seq_s = draw(st.one_of(st.just(0.0), st.floats(1e-6, 5e-4)))
     hinges: tuple[int, ...] = (0,)
     if kind == "hinged":
         later = draw(st.lists(st.sampled_from(HINGES[1:]), unique=True, max_size=4))
@@ -56,6 +57,7 @@ def profiles(draw: st.DrawFn) -> LatencyProfile:
         return make_profile(
             name=kind,
             step_base_s=base_s,
+            decode_seq_s=seq_s,
             token_hinges=(0, 8, 64),
             token_s=slopes,
             kv_token_s=kv_s,
@@ -66,6 +68,7 @@ def profiles(draw: st.DrawFn) -> LatencyProfile:
     return make_profile(
         name=kind,
         step_base_s=base_s,
+        decode_seq_s=seq_s,
         token_hinges=hinges,
         token_s=slopes,
         kv_token_s=kv_s,

@@ -47,6 +47,15 @@ def test_each_built_in_law_is_recovered(name: str) -> None:
     assert found.profile.kv_bytes_per_token == 131_072
 
 
+def test_what_a_sequence_in_decode_costs_beside_its_token_is_recovered() -> None:
+    """As on a processor, where sampling and the engine's books do not hide behind kernels."""
+    true = make_profile(token_s=(130e-6,), token_hinges=(0,), decode_seq_s=280e-6)
+    found = fitted(samples_of(true))
+    assert found.profile.decode_seq_s == pytest.approx(280e-6, rel=0.02)
+    assert found.profile.token_s[0] == pytest.approx(130e-6, rel=0.02)
+    assert found.holdout.mean_frac < 0.003
+
+
 def test_noise_and_stalls_are_survived_and_reported() -> None:
     found = fitted(samples_of(HINGED, noise_frac=0.05, stalls_frac=0.03, quick=False))
     for seqs, kv, chunk, context in ((1, 128, 0, 0), (64, 120_000, 0, 0), (16, 9000, 512, 4096)):
@@ -66,6 +75,7 @@ def test_coefficients_come_with_a_spread_around_them() -> None:
         "per scheduled token",
         "per token above 128",
         "per token above 1024",
+        "per sequence in decode",
         "per KV token",
         "per token pair",
     ]

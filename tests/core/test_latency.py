@@ -26,7 +26,7 @@ def spelled_out_step_s(
 ) -> float:
     """The formula as printed in the module, one term after the other, one token at a time."""
     scheduled = seqs + chunk
-    total_s = profile.step_base_s + profile.kv_token_s * kv_tokens
+    total_s = profile.step_base_s + profile.decode_seq_s * seqs + profile.kv_token_s * kv_tokens
     for hinge, slope_s in zip(profile.token_hinges, profile.token_s, strict=True):
         total_s += slope_s * max(0, scheduled - hinge)
     attended = sum(context + at + 1 for at in range(chunk))

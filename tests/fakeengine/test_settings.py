@@ -53,7 +53,7 @@ def test_a_stock_engine_has_static_chunks():
 def test_the_world_is_not_what_the_engine_believes():
     settings = EngineSettings(role=Role.DECODE, bias_frac=1.5)
     spec = settings.spec("d0")
-    truth_s = settings.world(spec).step_s(10, 5000, 0.0)
+    truth_s = settings.world(spec).step_s(10, 10, 5000, 0.0)
     assert truth_s == pytest.approx(1.5 * step_s(spec.profile, 10, 5000))
 
 

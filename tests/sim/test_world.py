@@ -10,7 +10,7 @@ from spillway.core.latency import step_s, token_pairs
 from spillway.sim.world import World
 from spillway.workload.seeds import stream
 
-PROFILE = make_profile()
+PROFILE = make_profile(decode_seq_s=50e-6)
 
 
 @pytest.mark.parametrize("scheduled_tokens", [1, 64, 511, 512, 513, 4096])
@@ -19,16 +19,16 @@ def test_an_honest_world_is_the_profile(scheduled_tokens: int) -> None:
     seqs = min(scheduled_tokens, 8)
     chunk_tokens = scheduled_tokens - seqs
     expected_s = step_s(PROFILE, seqs, 9000, chunk_tokens, 300)
-    assert world.step_s(scheduled_tokens, 9000, token_pairs(chunk_tokens, 300)) == pytest.approx(
-        expected_s, rel=1e-12
-    )
+    pairs = token_pairs(chunk_tokens, 300)
+    found_s = world.step_s(seqs, scheduled_tokens, 9000, pairs)
+    assert found_s == pytest.approx(expected_s, rel=1e-12)
 
 
 def test_a_bias_multiplies_every_step() -> None:
     honest, slow = World(PROFILE), World(PROFILE, bias_frac=1.15)
     for scheduled_tokens in (1, 100, 3000):
-        expected_s = 1.15 * honest.step_s(scheduled_tokens, 5000, 70.0)
-        assert slow.step_s(scheduled_tokens, 5000, 70.0) == pytest.approx(expected_s)
+        expected_s = 1.15 * honest.step_s(1, scheduled_tokens, 5000, 70.0)
+        assert slow.step_s(1, scheduled_tokens, 5000, 70.0) == pytest.approx(expected_s)
 
 
 def test_noise_has_mean_one_and_the_asked_spread() -> None:

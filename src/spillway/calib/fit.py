@@ -22,6 +22,7 @@ from spillway.calib.leastsquares import (
     HINGES_TOKENS,
     KV,
     PAIRS,
+    SEQS,
     STEP,
     TOKENS,
     Floats,
@@ -133,6 +134,7 @@ def fit_steps(
             token_hinges=(0, *(HINGES_TOKENS[hinge - HINGES.start] for hinge in hinges)),
             token_s=(float(solution[TOKENS]), *(float(solution[hinge]) for hinge in hinges)),
             kv_token_s=float(solution[KV]),
+            decode_seq_s=float(solution[SEQS]),
             token_pair_s=float(solution[PAIRS]),
             kv_bytes_per_token=kv_bytes_per_token,
         ),
@@ -238,7 +240,7 @@ def _coefficients(
     low, high = np.quantile(np.array(fits), SPREAD_FRACS, axis=0)
     names = {STEP: "per step", TOKENS: "per scheduled token"}
     names |= {hinge: f"per token above {HINGES_TOKENS[hinge - HINGES.start]}" for hinge in hinges}
-    names |= {KV: "per KV token", PAIRS: "per token pair"}
+    names |= {SEQS: "per sequence in decode", KV: "per KV token", PAIRS: "per token pair"}
     return tuple(
         Coefficient(name, float(solution[at]), float(low[at]), float(high[at]))
         for at, name in names.items()

@@ -37,7 +37,7 @@ SCALE_MIN_FRAC = 1e-9  # of residuals: noiseless samples leave none
 # Columns of a table: what each coefficient of the law is multiplied with.
 STEP, TOKENS = 0, 1
 HINGES = range(2, 2 + len(HINGES_TOKENS))
-KV, PAIRS = HINGES.stop, HINGES.stop + 1
+KV, PAIRS, SEQS = HINGES.stop, HINGES.stop + 1, HINGES.stop + 2
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -67,6 +67,7 @@ def make_table(samples: Sequence[Sample], measured_s: Floats, shapes: Sequence[S
         *(np.maximum(0.0, scheduled - hinge) for hinge in HINGES_TOKENS),
         np.array([one.kv_tokens for one in samples], dtype=float),
         np.array([one.prefill_token_pairs for one in samples], dtype=float),
+        np.array([one.decode_seqs for one in samples], dtype=float),
     ]
     repeats = Counter(shapes)
     weights = [min(repeats[kind], REPEATS_COUNTED_MAX) / repeats[kind] for kind in shapes]
@@ -78,7 +79,7 @@ def solve(table: Table, hinges: Sequence[int]) -> Floats:
 
     Iteratively re-weighted: about ten rounds of one non-negative least-squares problem.
     """
-    used = [STEP, TOKENS, *hinges, KV, PAIRS]
+    used = [STEP, TOKENS, *hinges, KV, PAIRS, SEQS]
     columns = table.columns[:, used]
     norms = np.maximum(np.linalg.norm(columns / table.measured_s[:, None], axis=0), 1e-300)
     scaled = columns / norms  # coefficients differ by ten powers of ten

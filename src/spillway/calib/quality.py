@@ -125,6 +125,7 @@ def profile_file(fit: FitResult, head: Head, notes: str = "") -> ProfileFile:
             step_base_s=law.step_base_s,
             token_hinges=law.token_hinges,
             token_s=law.token_s,
+            decode_seq_s=law.decode_seq_s,
             kv_token_s=law.kv_token_s,
             token_pair_s=law.token_pair_s,
         ),

@@ -139,6 +139,7 @@ def scaled_by(file: ProfileFile, factor: float) -> ProfileFile:
         law,
         step_base_s=factor * law.step_base_s,
         token_s=tuple(factor * one for one in law.token_s),
+        decode_seq_s=factor * law.decode_seq_s,
         kv_token_s=factor * law.kv_token_s,
         token_pair_s=factor * law.token_pair_s,
     )

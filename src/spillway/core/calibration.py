@@ -88,8 +88,8 @@ class Calibration:
 def corrected(spec: NodeSpec, gain_decode: float, gain_prefill: float, margin: float) -> NodeSpec:
     """Return the node with its profile scaled and its share of the target cut by the margin.
 
-    Formula: a0 and a_kv by the gain of the decodes; the slopes of f and a_attn, which prompt chunks
-    dominate, by the gain of the chunks. On a prefill node chunks are all there is.
+    Formula: a0, a_seq and a_kv by the gain of the decodes; the slopes of f and a_attn, which prompt
+    chunks dominate, by the gain of the chunks. On a prefill node chunks are all there is.
     """
     profile = spec.profile
     return replace(
@@ -97,6 +97,7 @@ def corrected(spec: NodeSpec, gain_decode: float, gain_prefill: float, margin: f
         profile=LatencyProfile(
             name=profile.name,
             step_base_s=profile.step_base_s * gain_decode,
+            decode_seq_s=profile.decode_seq_s * gain_decode,
             token_hinges=profile.token_hinges,
             token_s=tuple(slope * gain_prefill for slope in profile.token_s),
             kv_token_s=profile.kv_token_s * gain_decode,

@@ -125,7 +125,8 @@ def _run_lengths(
     `multiple` is halved towards `multiple_min` where not even one of it is safe any more.
     """
     pair_s, kv_token_s = profile.token_pair_s, profile.kv_token_s
-    fixed_s = profile.step_base_s + kv_token_s * kv_tokens
+    kv_s = kv_token_s * kv_tokens
+    fixed_s = profile.step_base_s + profile.decode_seq_s * decode_seqs + kv_s
     growth_s = kv_token_s * decode_seqs
     chunks: list[tuple[int, int]] = []
     execute_s = step_s_max = 0.0
@@ -137,7 +138,7 @@ def _run_lengths(
         elif prompt_tokens < chunk + multiple and prompt_tokens <= cap_tokens:
             # The rest of the prompt is taken whole where that fits, be it no multiple.
             rest_s = step_s(profile, decode_seqs, 0, prompt_tokens, context_tokens)
-            if rest_s + fixed_s - profile.step_base_s <= limit_s:
+            if rest_s + kv_s <= limit_s:
                 size = prompt_tokens
         first_s = fixed_s + tokens_s(profile, decode_seqs + size)
         first_s += pair_s * size * (context_tokens + (size + 1) / 2)
@@ -249,7 +250,8 @@ def drain_s(
     if chunk == 0:
         return inf
     steps = ceil(backlog_tokens / chunk)
-    plain_s = profile.step_base_s + tokens_s(profile, decode_seqs + chunk)
+    plain_s = profile.step_base_s + profile.decode_seq_s * decode_seqs
+    plain_s += tokens_s(profile, decode_seqs + chunk)
     return (
         steps * (plain_s + profile.kv_token_s * kv_tokens)
         + profile.token_pair_s * backlog_token_pairs

@@ -1,13 +1,15 @@
 """How long an engine step takes: the one formula that every estimate and every guard rests on.
 
-    T = a0 + f(n) + a_kv·K + a_attn·Σ c_i·(p_i + (c_i + 1)/2),      n = b + Σ c_i
+    T = a0 + a_seq·b + f(n) + a_kv·K + a_attn·Σ c_i·(p_i + (c_i + 1)/2),      n = b + Σ c_i
 
 b: sequences in decode, K: their resident KV tokens, (c_i, p_i): prefill chunk i and the context
-computed before it. `f` is continuous, increasing and piecewise linear in the scheduled tokens n:
-one slope is the classical additive law (Kairos ports, arXiv 2607.02043); further hinges hold the
-knee where a GPU leaves its memory-bound or graph-captured range, which bends upwards, and the
-experts that a growing batch of a mixture-of-experts model has to read, which bends downwards. T is
-linear in the tokens already processed when the chunk size is fixed, which is what makes `chunks.py`
+computed before it. a_seq is what a sequence in decode costs beside its one token: sampling, and its
+own turn in attention and in the engine's books; 0 where a GPU hides it, as much as two tokens on a
+processor (docs/validation.md). `f` is continuous, increasing and piecewise linear in the scheduled
+tokens n: one slope is the classical additive law (Kairos ports, arXiv 2607.02043); further hinges
+hold the knee where a GPU leaves its memory-bound or graph-captured range, which bends upwards, and
+the experts that a growing batch of a mixture-of-experts model has to read, which bends downwards. T
+is linear in the tokens already processed when the chunk size is fixed, which makes `chunks.py`
 closed-form; that it never falls is what makes the largest safe chunk unique.
 """
 
@@ -31,6 +33,7 @@ class LatencyProfile:
     token_hinges: ascending token counts, first 0.   token_s: slope added at each hinge, s/token,
         negative where f flattens; the slopes that result are not.
     kv_token_s: a_kv, s per resident KV token.       token_pair_s: a_attn, s per (token x context).
+    decode_seq_s: a_seq, s per sequence in decode.
     kv_bytes_per_token: size of one token's KV, from the model's configuration.
 
     Raises ConfigError on a non-finite or missing coefficient, or a step that gets shorter.
@@ -43,6 +46,7 @@ class LatencyProfile:
     kv_token_s: float
     token_pair_s: float
     kv_bytes_per_token: int
+    decode_seq_s: float = 0.0
     # Derived once: f at each hinge, and the slope that holds from that hinge on.
     hinge_value_s: tuple[float, ...] = field(init=False, repr=False, compare=False)
     hinge_slope_s: tuple[float, ...] = field(init=False, repr=False, compare=False)
@@ -62,7 +66,7 @@ class LatencyProfile:
 
 def _check(profile: LatencyProfile) -> None:
     where = f"profile {profile.name!r}"
-    for name in ("step_base_s", "kv_token_s", "token_pair_s"):
+    for name in ("step_base_s", "decode_seq_s", "kv_token_s", "token_pair_s"):
         value = getattr(profile, name)
         if not isfinite(value) or value < 0:
             raise ConfigError(f"{where}: {name} is {value}; it must be a finite number >= 0")
@@ -104,6 +108,7 @@ def step_s(
     """
     total_s = (
         profile.step_base_s
+        + profile.decode_seq_s * decode_seqs
         + tokens_s(profile, decode_seqs + chunk_tokens)
         + profile.kv_token_s * kv_tokens
     )
@@ -151,7 +156,8 @@ def chunk_tokens_max(
     Solves one quadratic on the linear piece of f where the budget is met: a_attn/2·c² + B·c + C = 0
     with B = slope + a_attn·(p + 1/2). Cost O(hinges).
     """
-    fixed_s = profile.step_base_s + profile.kv_token_s * kv_tokens
+    fixed_s = profile.step_base_s + profile.decode_seq_s * decode_seqs
+    fixed_s += profile.kv_token_s * kv_tokens
     half_pair_s = profile.token_pair_s / 2
     pair_context_s = profile.token_pair_s * (chunk_context_tokens + 0.5)
     hinges, values, slopes = (

@@ -120,6 +120,7 @@ def _faster(profile: LatencyProfile, time_scale: float) -> LatencyProfile:
         profile,
         step_base_s=profile.step_base_s / time_scale,
         token_s=tuple(slope_s / time_scale for slope_s in profile.token_s),
+        decode_seq_s=profile.decode_seq_s / time_scale,
         kv_token_s=profile.kv_token_s / time_scale,
         token_pair_s=profile.token_pair_s / time_scale,
     )

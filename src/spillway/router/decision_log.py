@@ -56,6 +56,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     drifting: bool
     step_base_s: float
     token_s: tuple[float, ...]
+    decode_seq_s: float = 0.0
     kv_token_s: float
     token_pair_s: float
     tbt_margin_frac: float
@@ -169,6 +170,7 @@ def _node_record(node: NodeView) -> NodeRecord:
         drifting=node.drifting,
         step_base_s=law.step_base_s,
         token_s=law.token_s,
+        decode_seq_s=law.decode_seq_s,
         kv_token_s=law.kv_token_s,
         token_pair_s=law.token_pair_s,
         tbt_margin_frac=spec.tbt_margin_frac,
@@ -238,6 +240,7 @@ def _spec(record: NodeRecord, configured: NodeSpec) -> NodeSpec:
             configured.profile,
             step_base_s=record.step_base_s,
             token_s=record.token_s,
+            decode_seq_s=record.decode_seq_s,
             kv_token_s=record.kv_token_s,
             token_pair_s=record.token_pair_s,
         ),

@@ -78,6 +78,7 @@ def step_taken(node: SimNode) -> StepTaken:
         prefill_token_pairs=pairs,
         actual_s=node.segment.first_s,
         predicted_s=profile.step_base_s
+        + profile.decode_seq_s * batch.seqs
         + tokens_s(profile, batch.seqs + prefill_tokens)
         + profile.kv_token_s * batch.context_tokens
         + profile.token_pair_s * pairs,

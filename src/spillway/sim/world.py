@@ -36,6 +36,7 @@ class World:
         "_sigma_log",
         "_table_s",
         "base_s",
+        "decode_seq_s",
         "drift_frac",
         "inexact",
         "kv_token_s",
@@ -75,21 +76,24 @@ class World:
         self.pace_frac = pace_frac = scale_frac * self.drift_frac
         self.inexact = self.inexact or pace_frac != 1.0
         self.base_s = pace_frac * profile.step_base_s
+        self.decode_seq_s = pace_frac * profile.decode_seq_s
         self.kv_token_s = pace_frac * profile.kv_token_s
         self.token_pair_s = pace_frac * profile.token_pair_s
         self._table_s = [
             self.base_s + pace_frac * tokens_s(profile, n) for n in range(TABLE_TOKENS_MAX)
         ]
 
-    def step_s(self, scheduled_tokens: int, kv_tokens: int, pairs: float) -> float:
+    def step_s(self, seqs: int, scheduled_tokens: int, kv_tokens: int, pairs: float) -> float:
         """Return the seconds of one step before noise.
 
+        seqs: in decode; a token of each is scheduled.
         pairs: attention work of its prefill chunks (`core.latency.token_pairs`, summed).
         """
         if scheduled_tokens < TABLE_TOKENS_MAX:
             fixed_s = self._table_s[scheduled_tokens]
         else:
             fixed_s = self.base_s + self.pace_frac * tokens_s(self._profile, scheduled_tokens)
+        fixed_s += self.decode_seq_s * seqs
         return fixed_s + self.kv_token_s * kv_tokens + self.token_pair_s * pairs
 
     def noise(self) -> float:

@@ -33,7 +33,8 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Coefficients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The step-time law of `core.latency`, in seconds per step, token, KV token and token pair.
+    """The step-time law of `core.latency`, in seconds per step, token, KV token, token pair
+    and sequence in decode.
 
     token_s: slope added at each hinge; negative where the step time flattens.
     """
@@ -43,6 +44,7 @@ class Coefficients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     token_s: tuple[float, ...]
     kv_token_s: Amount
     token_pair_s: Amount
+    decode_seq_s: Amount = 0.0
 
 
 class FitError(
@@ -167,6 +169,7 @@ class ProfileFile(
             step_base_s=law.step_base_s + self.host_overhead_s,
             token_hinges=law.token_hinges,
             token_s=law.token_s,
+            decode_seq_s=law.decode_seq_s,
             kv_token_s=law.kv_token_s,
             token_pair_s=law.token_pair_s,
             kv_bytes_per_token=self.kv_bytes_per_token,
