@@ -92,3 +92,26 @@ def test_a_node_that_is_not_configured_is_named(spillway: Command, log: Path, co
     log.write_bytes(log.read_bytes().replace(b'"node_id":"d1"', b'"node_id":"d9"'))
     done = spillway("replay", log, "--config", config)
     assert (done.code, "node 'd9' is not in" in done.err) == (2, True)
+
+
+def test_replayed_decisions_are_set_beside_what_happened(
+    spillway: Command, log: Path, config: Path, tmp_path: Path
+) -> None:
+    happened = tmp_path / "router.log"
+    happened.write_text('{"event": "request", "request_id": "r3", "ttft_s": 0.125}\n')
+    options = ("--config", config, "--policy", "least-loaded", "--happened", happened)
+    done = spillway("replay", log, *options)
+    assert done.code == 0
+    assert "In the shadow of round-robin: least-loaded" in done.out
+    assert "0.125" in done.out
+
+
+def test_a_log_without_a_shadow_is_told_how_to_get_one(
+    spillway: Command, log: Path, tmp_path: Path
+) -> None:
+    done = spillway("replay", log, "--shadow")
+    assert (done.code, "serve --shadow" in done.err) == (2, True)
+    done = spillway("replay", log, "--shadow", "--policy", "headroom")
+    assert (done.code, "leave --policy out" in done.err) == (2, True)
+    done = spillway("replay", log)
+    assert (done.code, "--config is missing" in done.err) == (2, True)

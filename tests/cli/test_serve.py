@@ -55,6 +55,16 @@ def test_a_file_is_taken_with_policy_and_place_from_flags() -> None:
     assert config.router.given()["port"] == 1
 
 
+def test_a_shadow_may_be_named_beside_flags_or_a_file() -> None:
+    for file, nodes in ((None, flags()), (EXAMPLE, NodeFlags())):
+        config = build_config(file, nodes, "least-loaded", {}, shadow="headroom:hold=off")
+        assert config.build_routing().name == "least-loaded"
+        assert config.shadow is not None
+        assert config.shadow.text() == "headroom:hold=off"
+        with pytest.raises(ConfigError, match="'headrom' is not known"):
+            build_config(file, nodes, None, {}, shadow="headrom")
+
+
 @pytest.mark.parametrize("name", NodeFlags._fields)
 def test_what_a_file_says_cannot_be_said_by_flags_too(name: str) -> None:
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: with --config"):

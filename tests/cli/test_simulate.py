@@ -169,3 +169,19 @@ def test_a_difference_without_sense_is_one_line(
     done = spillway("simulate", *SMALL, *flags)
     assert done.code == 2
     assert said in done.err
+
+
+def test_a_shadow_is_reported_and_changes_no_figure(spillway: Command, tmp_path: Path) -> None:
+    alone, watched = tmp_path / "alone.json", tmp_path / "watched.json"
+    log, records = tmp_path / "decisions.jsonl", tmp_path / "records.jsonl"
+    one_policy = (*SMALL, "--policy", "least-loaded")
+    assert spillway("simulate", *one_policy, "--json", alone).code == 0
+    kept = ("--json", watched, "--decisions", log, "--records", records)
+    done = spillway("simulate", *one_policy, "--shadow", "headroom", *kept)
+    assert done.code == 0
+    assert "In the shadow of least-loaded: headroom" in done.out
+    runs = [results(path)["runs"][0] | {"wall_s": 0} for path in (alone, watched)]
+    assert runs[0] == runs[1]
+    again = spillway("replay", log, "--shadow", "--happened", records)
+    assert again.code == 0
+    assert again.out in done.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 import spillway
+from spillway.core.events import LogDecision
 from spillway.sim.run import run
 from spillway.sim.scenario import Scenario
 from spillway.workload.row import Row
@@ -94,3 +96,22 @@ def test_a_biased_world_is_slower_than_the_profile_says() -> None:
     assert slow.parts is not None
     assert slow.parts.execute == pytest.approx(1.5 * honest.parts.execute)
     assert slow.gap_mean_s == pytest.approx(1.5 * honest.gap_mean_s)
+
+
+@pytest.mark.parametrize("static", ["round-robin", "least-loaded", "power-of-two"])
+def test_a_shadow_changes_no_byte_of_a_run(static: str) -> None:
+    rows = family("burst", 3, 6.0)
+    scenario = replace(NOISY, policy=static)
+    kept: dict[str, list[LogDecision]] = {}
+    records = []
+    for shadow in ("", "headroom", "kairos-paper"):
+        logs = kept.setdefault(shadow, [])
+        watched = replace(scenario, shadow=shadow)
+        output = run(watched, rows, 3, checks=True, on_decision=logs.append)
+        records.append(msgspec.json.encode(output.records))
+    assert records == [records[0]] * 3
+    alone = [log.decision for log in kept[""]]
+    for shadow in ("headroom", "kairos-paper"):
+        decided = [log.decision for log in kept[shadow]]
+        assert [one._replace(shadow=None) for one in decided] == alone
+        assert {one.shadow.policy for one in decided if one.shadow is not None} == {shadow}

@@ -9,6 +9,8 @@ import pytest
 
 from spillway.core.dispatcher import DispatchLimits
 from spillway.core.errors import ConfigError
+from spillway.core.headroom import Headroom
+from spillway.core.shadow import Shadowed
 from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
 from spillway.router.settings import RouterSettings
 from spillway.wire.config import ClusterConfig, config_from_flags, load_config
@@ -244,3 +246,25 @@ def _file(folder: Path, text: str) -> Path:
 
 def _kv_tokens(config: ClusterConfig) -> list[int]:
     return [node.spec.kv_capacity_tokens for node in config.build_nodes()]
+
+
+def test_a_shadow_is_named_beside_the_policy_that_routes(tmp_path: Path) -> None:
+    shadow = "shadow: {name: headroom, options: {hold: false, margin_max: 1.5}}\n"
+    config = load_config(_file(tmp_path, NODES + "policy: {name: least-loaded}\n" + shadow))
+    assert config.shadow is not None
+    assert config.shadow.text() == "headroom:hold=off,margin_max=1.5"
+    policy = config.build_routing()
+    assert isinstance(policy, Shadowed)
+    assert (policy.name, policy.shadow_name) == ("least-loaded", config.shadow.text())
+    assert policy.shadow == Headroom(hold=False, margin_max=1.5)
+    assert load_config(_file(tmp_path, NODES)).build_routing() == Headroom()
+    flags = config_from_flags(["http://a:1"], ["http://b:1"], shadow="headroom:hold=off")
+    assert flags.shadow is not None
+    assert flags.shadow.text() == "headroom:hold=off"
+
+
+def test_a_shadow_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r":6: shadow: policy 'headrom' is not known"):
+        load_config(_file(tmp_path, NODES + "shadow: {name: headrom}"))
+    with pytest.raises(ConfigError, match=r"^--shadow: policy 'x' is not known"):
+        config_from_flags(["http://a:1"], ["http://b:1"], shadow="x")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from spillway.cli import options
+from spillway.cli import options, shadowing
 
 if TYPE_CHECKING:
     from spillway.router.app import Server
@@ -23,6 +23,7 @@ def serve(
     kv_capacity_tokens: options.KvCapacity = None,
     tbt_margin: options.RouterTbtMargin = None,
     policy: options.RouterPolicy = None,
+    shadow: shadowing.Shadow = None,
     slo_ttft_s: options.RouterSloTtft = None,
     slo_tbt_s: options.RouterSloTbt = None,
     decision_log: options.DecisionLog = None,
@@ -59,7 +60,7 @@ def serve(
     )
     log_path = None if decision_log is None else str(decision_log)
     listen = {"host": host, "port": port, "decision_log_path": log_path}
-    chosen = build_config(config, nodes, policy, listen)
+    chosen = build_config(config, nodes, policy, listen, shadow=shadow)
     if end_with_parent:
         watch_parent()
     status = run(chosen, on_ready=lambda server: _say_ready(chosen, server), path=config)
@@ -80,9 +81,14 @@ class NodeFlags(NamedTuple):
 
 
 def build_config(
-    file: Path | None, nodes: NodeFlags, policy: str | None, listen: dict[str, Any]
+    file: Path | None,
+    nodes: NodeFlags,
+    policy: str | None,
+    listen: dict[str, Any],
+    *,
+    shadow: str | None = None,
 ) -> ClusterConfig:
-    """Return the configuration of a file or of flags; `policy` and `listen` override a file.
+    """Return the configuration of a file or of flags; the other arguments override a file.
 
     Raises ConfigError, naming the flag or the file and its key.
     """
@@ -94,7 +100,7 @@ def build_config(
 
     listen = {name: value for name, value in listen.items() if value is not None}
     if file is None:
-        return _from_flags(nodes, policy, listen)
+        return _from_flags(nodes, policy, listen, shadow)
     for name, value in nodes._asdict().items():
         if value is not None:
             flag = name.replace("_", "-")
@@ -103,10 +109,15 @@ def build_config(
     if policy is not None:
         build_policy(policy)
         config = replace(config, policy=PolicyConfig(name=policy))
+    if shadow is not None:
+        build_policy(shadow)
+        config = replace(config, shadow=PolicyConfig(name=shadow))
     return replace(config, router=replace(config.router, **listen))
 
 
-def _from_flags(nodes: NodeFlags, policy: str | None, listen: dict[str, Any]) -> ClusterConfig:
+def _from_flags(
+    nodes: NodeFlags, policy: str | None, listen: dict[str, Any], shadow: str | None
+) -> ClusterConfig:
     from msgspec.structs import replace
 
     from spillway.core.errors import ConfigError
@@ -121,6 +132,7 @@ def _from_flags(nodes: NodeFlags, policy: str | None, listen: dict[str, Any]) ->
     given = {
         "profile": nodes.profile,
         "policy": policy,
+        "shadow": shadow,
         "slo_ttft_s": nodes.slo_ttft_s,
         "slo_tbt_s": nodes.slo_tbt_s,
     }
@@ -141,9 +153,10 @@ def _say_ready(config: ClusterConfig, server: Server) -> None:
     from spillway.cli.output import note
     from spillway.cli.parent import print_ready
 
-    pools = config.nodes
+    pools, shadow = config.nodes, config.shadow
+    looking_on = f", {shadow.text()} looking on" if shadow is not None else ""
     note(
         f"{config.policy.name} over {len(pools.prefill)} prefill and {len(pools.decode)} decode "
-        f"nodes; targets and nodes can be seen at /metrics; Ctrl-C stops it"
+        f"nodes{looking_on}; targets and nodes can be seen at /metrics; Ctrl-C stops it"
     )
     print_ready("router", f"http://{server.settings.host}:{server.port}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from spillway.cli import fidelity, options
+from spillway.cli import fidelity, options, shadowing
 from spillway.wire.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def simulate(
     seed: options.Seed = options.DEFAULT_SEED,
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
     policy: options.Policies = None,
+    shadow: shadowing.Shadow = None,
     profile: options.Profile = DEFAULT_PROFILE,
     link: options.LinkName = None,
     bias: options.Bias = 1.0,
@@ -50,6 +51,7 @@ def simulate(
     html: options.Html = None,
     figure: options.Figure = None,
     decisions: options.Decisions = None,
+    records: options.Records = None,
     check: Annotated[
         bool, typer.Option("--check", help="Verify every invariant after every event (slow).")
     ] = False,
@@ -65,31 +67,30 @@ def simulate(
       spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --apply thin=0.5
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
       spillway simulate --node d1=profile:llama-3.1-8b-h100 --drift 0.3
+      spillway simulate --policy least-loaded --shadow headroom
     """
     from spillway.cli.rows import Ask, choose_rows, with_caveats
 
     asked = Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed, None, apply)
     workload = with_caveats(choose_rows(asked), profile)
     targets_s = (slo_ttft_s, slo_tbt_s)
-    scenario = _scenario(
-        cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens, targets_s
-    )
-    scenario = _differing(scenario, node or (), drift, report_delay_s, report_loss)
-    names = policy or options.COMPARED_POLICIES
-    keep = decisions is not None or html is not None
-    compared = _compare(scenario, workload, names, seed, checks=check, keep=keep)
-    written = Written(json, html, figure)
-    _show(compared, _config(scenario, workload), workload, seed, written)
-    if decisions is not None:
-        _write_decisions(decisions, compared[-1])
+    of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
+    scenario = _scenario(*of_nodes, targets_s)
+    scenario = _differing(scenario, node or (), drift, report_delay_s, report_loss, shadow)
+    keep = decisions is not None or html is not None or shadow is not None
+    compared = _compare(scenario, workload, policy, seed, checks=check, keep=keep)
+    files = Written(json, html, figure, decisions, records)
+    _show(compared, _config(scenario, workload), workload, seed, files)
 
 
 class Written(NamedTuple):
-    """Files to write; None for one that was not asked for."""
+    """Files to write; None for one that was not asked for. decisions, records: the last run's."""
 
     json: Path | None
     html: Path | None
     figure: Path | None
+    decisions: Path | None
+    records: Path | None
 
 
 class Compared(NamedTuple):
@@ -138,6 +139,7 @@ def _differing(
     drift_frac: float,
     report_delay_s: float,
     report_loss_frac: float,
+    shadow: str | None,
 ) -> Scenario:
     from dataclasses import replace
 
@@ -153,13 +155,14 @@ def _differing(
         drift_frac=drift_frac,
         report_delay_s=report_delay_s,
         report_loss_frac=report_loss_frac,
+        shadow=shadow or "",
     )
 
 
 def _compare(
     scenario: Scenario,
     workload: Workload,
-    policies: Sequence[str],
+    policies: Sequence[str] | None,
     seed: int,
     *,
     checks: bool,
@@ -171,7 +174,8 @@ def _compare(
     from spillway.cli.output import announce, progress
     from spillway.core.policies import build_policy
 
-    for name in policies:
+    policies = policies or options.COMPARED_POLICIES
+    for name in (*policies, *filter(None, [scenario.shadow])):
         build_policy(name)
     announce(workload.title, workload.notes)
     compared: list[Compared] = []
@@ -241,6 +245,8 @@ def _show(
 
     results = make_results([one.run for one in compared], seed, config)
     print_comparison(results.runs)
+    for one in compared:
+        _show_shadow(one)
     series = [Series(one.run.policy, one.output.records, one.output.gaps) for one in compared]
     if written.json is not None:
         write_results(written.json, results)
@@ -256,6 +262,22 @@ def _show(
         example = next((one for one in examples if one is not None), None)
         write_page(written.html, results, series, example, (workload.title, *workload.notes))
         note(f"report: {written.html}")
+    _write_last(written, compared[-1])
+
+
+def _show_shadow(one: Compared) -> None:
+    """Print what the policy that looked on would have done, if one did."""
+    from spillway.report.shadow import compare_shadow, print_shadow
+    from spillway.wire.decisions import from_log
+
+    logs = [log for log in one.decisions if log.decision.shadow is not None]
+    found = compare_shadow(
+        [from_log(log, one.run.policy) for log in logs],
+        {r.request_id: r.ttft_s for r in one.output.records if r.ttft_s is not None},
+    )
+    if found is not None:
+        print()
+        print_shadow(found)
 
 
 def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
@@ -282,9 +304,15 @@ def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
     }
 
 
-def _write_decisions(path: Path, one: Compared) -> None:
-    from spillway.cli.output import note, write_bytes
+def _write_last(written: Written, last: Compared) -> None:
+    from spillway.cli.output import note, write_bytes, write_records
     from spillway.router.decision_log import encode_line
 
-    write_bytes(path, b"".join(encode_line(log, one.run.policy) for log in one.decisions))
-    note(f"decisions of {one.run.policy}: {path}")
+    name = last.run.policy
+    if written.decisions is not None:
+        lines = [encode_line(log, name) for log in last.decisions]
+        write_bytes(written.decisions, b"".join(lines))
+        note(f"decisions of {name}: {written.decisions}")
+    if written.records is not None:
+        write_records(written.records, last.output.records)
+        note(f"records of {name}: {written.records}")

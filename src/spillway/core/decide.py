@@ -92,6 +92,7 @@ class Decision(NamedTuple):
     candidates: every candidate looked at, in the order looked at.
     hold_until_s: of a held request: when the node that it waits for is predicted to be due. The one
         node id that is given then names that node; none at all: nobody behind it may overtake.
+    shadow: what a policy that only watches would have done, if there is one (`shadow.py`).
     """
 
     route: Route
@@ -103,6 +104,14 @@ class Decision(NamedTuple):
     execute_plan: bool = False
     candidates: tuple[Candidate, ...] = ()
     hold_until_s: float = inf
+    shadow: ShadowDecision | None = None
+
+
+class ShadowDecision(NamedTuple):
+    """The choice of a policy that only watches. policy: as it was named, switches included."""
+
+    policy: str
+    decision: Decision
 
 
 class Policy(Protocol):

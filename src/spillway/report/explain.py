@@ -10,6 +10,8 @@ import sys
 import textwrap
 from typing import NamedTuple, TextIO
 
+from msgspec.structs import replace
+
 from spillway.report.grid import Cell, Grid, print_grid
 from spillway.report.tables import NOTHING, seconds
 from spillway.wire.decisions import (
@@ -18,6 +20,7 @@ from spillway.wire.decisions import (
     DecisionBody,
     DecisionRecord,
     PlanRecord,
+    ShadowRecord,
 )
 from spillway.wire.records import RequestRecord
 
@@ -43,6 +46,7 @@ class Explanation(NamedTuple):
     """The parts of an explanation, for a terminal or a page to set out.
 
     outcome: what then happened, if a record of it was given.   left_out: candidates not shown.
+    shadow: what a policy that only watched would have done, if there was one.
     """
 
     headline: str
@@ -51,18 +55,30 @@ class Explanation(NamedTuple):
     candidates: Grid
     left_out: int
     outcome: str
+    shadow: Explanation | None = None
 
 
 def explain(record: DecisionRecord, happened: RequestRecord | None = None) -> Explanation:
     """Return the explanation of one decision. `happened`: the same request's later record."""
+    told = _explained(record, _headline(record))
+    if happened is not None:
+        told = told._replace(outcome=_outcome(record, happened))
+    watched = record.shadow
+    if watched is None:
+        return told
+    instead = replace(record, decision=watched.decision, policy=watched.policy, shadow=None)
+    return told._replace(shadow=_explained(instead, _would_have(record, watched)))
+
+
+def _explained(record: DecisionRecord, headline: str) -> Explanation:
     shown, left_out = _shown(record.decision)
     return Explanation(
-        headline=_headline(record),
+        headline=headline,
         request=_request(record.request),
         why=_why(record),
         candidates=Grid(HEAD, tuple(map(_row, shown)), left=2),
         left_out=left_out,
-        outcome=_outcome(record, happened) if happened else "",
+        outcome="",
     )
 
 
@@ -76,6 +92,12 @@ def print_explanation(
     print(told.headline, textwrap.fill(told.request, LINE_CHARS), "", sep="\n", file=stream)
     print_grid(told.candidates, stream)
     print("", *lines, sep="\n", file=stream)
+    if told.shadow is not None:
+        headline = textwrap.fill(told.shadow.headline, LINE_CHARS)
+        lines = [textwrap.fill(line, LINE_CHARS) for line in _after(told.shadow)]
+        print("", headline, "", sep="\n", file=stream)
+        print_grid(told.shadow.candidates, stream)
+        print("", *lines, sep="\n", file=stream)
 
 
 def _after(told: Explanation) -> list[str]:
@@ -138,6 +160,24 @@ def _headline(record: DecisionRecord) -> str:
             return f"Request {request_id} went to prefill node {ways}{policy}"
         case _:
             return f"Request {request_id} was {decision.route}{policy}"
+
+
+def _would_have(record: DecisionRecord, shadow: ShadowRecord) -> str:
+    """Return what the policy that only watched would have done, beside what was done."""
+    done, would = record.decision, shadow.decision
+    who = f"In the shadow, {shadow.policy} would have"
+    if would.route == "rejected":
+        return f"{who} rejected it"
+    if place_of(would) == place_of(done):
+        return f"{who} done the same"
+    if would.route == "deflected":
+        return f"{who} deflected it to {would.decode_node_id}"
+    return f"{who} sent it to prefill node {way(would.prefill_node_id, would.decode_node_id)}"
+
+
+def place_of(decision: DecisionBody) -> tuple[str, str | None]:
+    """Return the route of a decision, and the node where the prompt runs."""
+    return decision.route, decision.prefill_node_id or decision.decode_node_id
 
 
 def _request(request: DecidedRequest) -> str:

@@ -16,7 +16,6 @@ from spillway.core.decide import Policy
 from spillway.core.dispatcher import Dispatcher, DispatchLimits
 from spillway.core.errors import ConfigError, InvariantViolation, RequestError
 from spillway.core.events import TimerFired
-from spillway.core.policies import build_policy
 from spillway.core.types import NodeSpec, Slo
 from spillway.router.admin import Admin
 from spillway.router.admin_port import AdminPort
@@ -290,7 +289,7 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
     await discovery.look()
     server = await serve(
         config.build_nodes() + discovery.nodes,
-        build_policy(config.policy.name, config.policy.options),
+        config.build_routing(),
         classes=Classes(config.slos(), DEFAULT_CLASS),
         limits=config.limits.build(),
         settings=RouterSettings(**config.router.given()),

@@ -9,9 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import NamedTuple
 
-from spillway.core.decide import Reason
+from spillway.core.decide import Decision, Reason
 
 
 class Metric(NamedTuple):
@@ -45,6 +46,11 @@ METRICS: dict[str, Metric] = {
         "Requests refused unseen by any engine, by status.", "status"
     ),
     "spillway_decisions_total": _counter("Decisions, by reason; every reason is there.", "reason"),
+    "spillway_shadow_decisions_total": _counter(
+        "Decisions of the policy that only watches, had it routed; none without `shadow`.",
+        *("route", "reason"),
+    ),
+    "spillway_shadow_predicted_ttft_seconds": _histogram("The estimate of each of them.", *ROUTE),
     "spillway_ttft_seconds": _histogram(
         "From a request's last byte in to the first byte out.", *ROUTE
     ),
@@ -188,6 +194,9 @@ class RouterMetrics:
         "reports",
         "reports_dropped",
         "requests",
+        "reservations",
+        "shadow_decisions",
+        "shadow_ttft",
         "strains",
         "ttft",
         "ttft_ratio",
@@ -198,6 +207,8 @@ class RouterMetrics:
         self.requests: Counter[tuple[str, str]] = Counter()  # (route, outcome)
         self.bad_requests: Counter[int] = Counter()  # status
         self.decisions: Counter[str] = Counter({reason.value: 0 for reason in Reason})
+        self.shadow_decisions: Counter[tuple[str, str]] = Counter()  # (route, reason)
+        self.shadow_ttft: dict[str, Histogram] = {}  # empty until a shadow has decided
         self.upstream_errors: Counter[tuple[str, str]] = Counter()  # (node, kind)
         self.ejections: Counter[str] = Counter()  # node
         self.ejections_withheld: Counter[str] = Counter()  # node
@@ -214,12 +225,21 @@ class RouterMetrics:
         self.predicted_step = by_route()
         self.gap = by_route()
 
+    def watched(self, decision: Decision) -> None:
+        """Count what a policy that only watches would have done."""
+        self.shadow_decisions[decision.route.value, decision.reason.value] += 1
+        predicted_s = decision.estimate.total_s
+        if 0.0 < predicted_s < inf and decision.route in ROUTES:
+            self.shadow_ttft = self.shadow_ttft or by_route()
+            self.shadow_ttft[decision.route].observe(predicted_s)
+
     def counted(self) -> dict[str, list[Sample]]:
         """Return the counters as samples by metric name."""
         return {
             "spillway_requests_total": _by_pair(("route", "outcome"), self.requests),
             "spillway_bad_requests_total": _by_one("status", self.bad_requests),
             "spillway_decisions_total": _by_one("reason", self.decisions),
+            "spillway_shadow_decisions_total": _by_pair(("route", "reason"), self.shadow_decisions),
             "spillway_upstream_errors_total": _by_pair(NODE_KIND, self.upstream_errors),
             "spillway_ejections_total": _by_one("node", self.ejections),
             "spillway_ejections_withheld_total": _by_one("node", self.ejections_withheld),
@@ -237,6 +257,7 @@ class RouterMetrics:
         return {
             "spillway_ttft_seconds": self.ttft,
             "spillway_predicted_ttft_seconds": self.predicted_ttft,
+            "spillway_shadow_predicted_ttft_seconds": self.shadow_ttft,
             "spillway_ttft_ratio": self.ttft_ratio,
             "spillway_stream_gap_seconds": self.gap,
             "spillway_predicted_step_seconds": self.predicted_step,

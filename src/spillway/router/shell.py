@@ -44,14 +44,10 @@ from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.prefixes import PromptMemory
 from spillway.router.relay import Exchange
 from spillway.router.request_log import RequestLog
+from spillway.router.reserving import Reserving
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.strain import StrainWatch
-from spillway.wire.openai import (
-    decode_body,
-    ordered_fields,
-    prefill_body,
-    with_order,
-)
+from spillway.wire.openai import decode_body, ordered_fields, prefill_body, with_order
 from spillway.wire.order import EngineOrder, encode_order
 from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER, NodeReport
 
@@ -109,6 +105,7 @@ class Shell:
         self.models = self.admission.models
         self.ruler = self.admission.ruler
         self.takes_orders: set[NodeId] = set()
+        self.reserving = Reserving(self)
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
         self.on_tripped: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
@@ -118,11 +115,11 @@ class Shell:
         self._orders: dict[type, Callable[[Any], None]] = {
             StartPrefill: self._start_prefill,
             StartDecode: self._start_decode,
-            StartDeflected: self._start_deflected,
+            StartDeflected: self.reserving.take,
             AbortOnNode: self._abort,
             AnswerError: self._answer_error,
             LogDecision: self._log,
-            SetTimer: self._set_timer,
+            SetTimer: lambda order: self.on_timer(order.at_s),
         }
 
     def tell(self, event: Event) -> None:
@@ -257,7 +254,8 @@ class Shell:
         # Never twice: what a node has begun to pull is gone, and other KV may lie in its place.
         self._answer_from(order, exchange, self._lines(order), body, may_resend=False)
 
-    def _start_deflected(self, order: StartDeflected) -> None:
+    def start_deflected(self, order: StartDeflected) -> None:
+        """Send a prompt to the decode node that has been chosen for it."""
         exchange = self._begin(order, "deflected")
         lines = self._lines(order)
         if order.chunks:
@@ -323,9 +321,6 @@ class Shell:
         lines = self._retry_line if order.status == 503 else b""
         exchange.answer_error(order.status, message, order.reason, lines)
 
-    def _set_timer(self, order: SetTimer) -> None:
-        self.on_timer(order.at_s)
-
     def _log(self, order: LogDecision) -> None:
         decision = order.decision
         reason = str(decision.reason)
@@ -339,6 +334,8 @@ class Shell:
             self.metrics.predicted_ttft[decision.route].observe(predicted_s)
         if decision.plan is not None:
             self.metrics.predicted_step[decision.route].observe(decision.plan.step_s_max)
+        if decision.shadow is not None:
+            self.metrics.watched(decision.shadow.decision)
         self.decisions.add(order)
 
     def _end(self, exchange: Exchange, outcome: str, output_tokens: int = 0) -> None:

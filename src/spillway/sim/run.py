@@ -15,6 +15,7 @@ from spillway.core.events import LogDecision
 from spillway.core.lifecycle import State
 from spillway.core.policies import build_policy
 from spillway.core.prefixes import PrefixIndex
+from spillway.core.shadow import routing_policy, with_shadow
 from spillway.core.types import NodeId, NodeSpec, RequestView, Role
 from spillway.sim.checks import (
     TapedDispatcher,
@@ -144,6 +145,8 @@ class Simulation:
         self.records: list[RequestRecord | None] = [None] * len(rows)
         self.specs = scenario.specs()
         policy = build_policy(scenario.policy, scenario.policy_options)
+        if scenario.shadow:
+            policy = with_shadow(policy, build_policy(scenario.shadow), scenario.shadow)
         self._policy = policy
         make = partial(
             TapedDispatcher if checks else Dispatcher,
@@ -241,7 +244,7 @@ class Simulation:
         return prefixes.held(prompt.chain, prompt.block_tokens, self.kernel.now_s)
 
     def _decided(self, log: LogDecision) -> None:
-        check_log(log, self._policy)
+        check_log(log, routing_policy(self._policy))
         if self._listener is not None:
             self._listener(log)
 

@@ -58,6 +58,7 @@ class Scenario:
     nodes: what single nodes have of their own (`nodes.py`).
     bias_frac, noise_frac: how the true step times differ from the profile (`world.py`).
     drift_frac: by what share steps have become slower, evenly, when the last request arrives.
+    shadow: a policy that only says what it would have done; "" for none.
     slos: targets per service class; a class that is not listed has those of `default`.
     output_tokens_max: the limit that clients declare, raised where the true length exceeds it.
     report_period_s: 0 for nodes that never report. order_delay_s: from an order to its node.
@@ -83,6 +84,7 @@ class Scenario:
     seqs_max: int = 256
     policy: str = "headroom"
     policy_options: Mapping[str, object] = field(default_factory=dict)
+    shadow: str = ""
     slos: Mapping[str, Slo] = field(default_factory=lambda: {DEFAULT_CLASS: Slo(1.0, 0.06)})
     output_tokens_max: int = 4096
     bias_frac: float = 1.0

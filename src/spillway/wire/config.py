@@ -14,9 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from spillway.core.decide import Policy
 from spillway.core.dispatcher import DispatchLimits
 from spillway.core.errors import ConfigError
-from spillway.core.policies import build_policy
+from spillway.core.policies import build_policy, option_text
+from spillway.core.shadow import with_shadow
 from spillway.core.types import NodeSpec, Role, Slo
 from spillway.wire.bounds import Count, Positive, Text
 from spillway.wire.codec import KeyPath, Where, convert, dotted
@@ -41,6 +43,17 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: Text = "headroom"
     options: dict[str, Any] = {}
+
+    def build(self) -> Policy:
+        """Return the policy. Raises ConfigError."""
+        return build_policy(self.name, self.options)
+
+    def text(self) -> str:
+        """Return the policy as it is named on a command line, options included."""
+        options = ",".join(f"{key}={option_text(value)}" for key, value in self.options.items())
+        if not options:
+            return self.name
+        return f"{self.name}{',' if ':' in self.name else ':'}{options}"
 
 
 class ClassConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,13 +93,14 @@ class Node(NamedTuple):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole configuration."""
+    """A whole configuration. shadow: a policy that only says what it would have done."""
 
     nodes: NodesConfig = NodesConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
     router: RouterConfig = RouterConfig()
     defaults: NodeDefaults = NodeDefaults()
     policy: PolicyConfig = PolicyConfig()
+    shadow: PolicyConfig | None = None
     classes: dict[str, ClassConfig] = {}
     limits: LimitsConfig = LimitsConfig()
 
@@ -94,6 +108,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Return the targets of each class; `default` is always there."""
         classes = {DEFAULT_CLASS: ClassConfig(), **self.classes}
         return {name: Slo(targets.ttft_s, targets.tbt_s) for name, targets in classes.items()}
+
+    def build_routing(self) -> Policy:
+        """Return the policy that routes, with the shadow looking on. Raises ConfigError."""
+        policy, shadow = self.policy.build(), self.shadow
+        return policy if shadow is None else with_shadow(policy, shadow.build(), shadow.text())
 
     def build_nodes(self) -> list[Node]:
         """Return every node, prefill first. Reads the profiles. Raises ConfigError."""
@@ -164,6 +183,7 @@ def config_from_flags(
     profile: str = DEFAULT_PROFILE,
     policy: str = "headroom",
     policy_options: Mapping[str, object] | None = None,
+    shadow: str | None = None,
     slo_ttft_s: float = 1.0,
     slo_tbt_s: float = 0.06,
     router: Mapping[str, object] | None = None,
@@ -179,6 +199,7 @@ def config_from_flags(
         },
         "defaults": {"profile": profile},
         "policy": {"name": policy, "options": dict(policy_options or {})},
+        "shadow": None if shadow is None else {"name": shadow},
         "classes": {DEFAULT_CLASS: {"ttft_s": slo_ttft_s, "tbt_s": slo_tbt_s}},
         "router": dict(router or {}),
     }
@@ -196,8 +217,8 @@ def _flag(path: KeyPath) -> str:
             return f"--{key}".replace("_", "-")
         case ("classes", _, str(key), *_):
             return f"--slo-{key}".replace("_", "-")
-        case ("policy", *_):
-            return "--policy"
+        case ("policy" | "shadow" as key, *_):
+            return f"--{key}"
     return dotted(path) or "command line"
 
 
@@ -210,10 +231,13 @@ def _check(config: ClusterConfig, where: Where) -> None:
 def _faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
     yield from _pool_faults(config)
     yield from _profile_faults(config)
-    try:
-        build_policy(config.policy.name, config.policy.options)
-    except ConfigError as error:
-        yield ("policy",), str(error)
+    for key in ("policy", "shadow"):
+        chosen: PolicyConfig | None = getattr(config, key)
+        try:
+            if chosen is not None:
+                chosen.build()
+        except ConfigError as error:
+            yield (key,), str(error)
 
 
 def _pool_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:

@@ -75,13 +75,24 @@ class DecisionBody(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[CandidateRecord, ...] = ()
 
 
+class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy that only watched would have done instead."""
+
+    policy: str
+    decision: DecisionBody
+
+
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One decided request. decided_at_s: on the driver's clock, like `request.arrival_s`."""
+    """One decided request. decided_at_s: on the driver's clock, like `request.arrival_s`.
+
+    shadow: None unless a second policy looked on.
+    """
 
     request: DecidedRequest
     decision: DecisionBody
     decided_at_s: float
     policy: str = ""
+    shadow: ShadowRecord | None = None
     version: int = DECISION_VERSION
 
 
@@ -94,7 +105,7 @@ def from_decision(
     request: RequestView, decision: Decision, decided_at_s: float, policy: str = ""
 ) -> DecisionRecord:
     """Return the record of one decision. Cost: O(candidates), so not for the hot path."""
-    plan = decision.plan
+    shadow = decision.shadow
     return DecisionRecord(
         request=DecidedRequest(
             request_id=request.request_id,
@@ -106,20 +117,24 @@ def from_decision(
             class_name=request.class_name,
             cached_tokens_by_node=dict(request.cached_tokens_by_node),
         ),
-        decision=DecisionBody(
-            route=decision.route.value,
-            reason=decision.reason.value,
-            prefill_node_id=decision.prefill_node_id,
-            decode_node_id=decision.decode_node_id,
-            estimate=_parts(decision.estimate),
-            plan=plan
-            and PlanRecord(
-                chunks=plan.chunks, execute_s=plan.execute_s, step_s_max=plan.step_s_max
-            ),
-            candidates=tuple(map(_candidate, decision.candidates)),
-        ),
+        decision=_body(decision),
         decided_at_s=decided_at_s,
         policy=policy,
+        shadow=shadow and ShadowRecord(policy=shadow.policy, decision=_body(shadow.decision)),
+    )
+
+
+def _body(decision: Decision) -> DecisionBody:
+    plan = decision.plan
+    return DecisionBody(
+        route=decision.route.value,
+        reason=decision.reason.value,
+        prefill_node_id=decision.prefill_node_id,
+        decode_node_id=decision.decode_node_id,
+        estimate=_parts(decision.estimate),
+        plan=plan
+        and PlanRecord(chunks=plan.chunks, execute_s=plan.execute_s, step_s_max=plan.step_s_max),
+        candidates=tuple(map(_candidate, decision.candidates)),
     )
 
 
