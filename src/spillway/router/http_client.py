@@ -1,8 +1,8 @@
 """The engine side of HTTP/1.1: the protocol of one connection.
 
 A connection hands its owner the response head once, then the body's bytes exactly as they came,
-chunk framing included. httptools sees the same bytes, but only to learn where the message ends:
-no callback of ours runs per chunk. The owner is any `AnswerSink`.
+chunk framing included. httptools sees the same bytes, but only to judge them and to learn where the
+message ends: no callback of ours runs per header or per chunk. The owner is any `AnswerSink`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
+from spillway.router.head_lines import (
+    CODING,
+    CONNECTION,
+    CONTENT_TYPE,
+    LENGTH,
+    PASSED,
+    HeadLines,
+)
+
 HEAD_BYTES_MAX = 64 * 1024
 INTERIM = b"HTTP/1.1 1"  # a head before the head
-
-# Not passed on: hop-by-hop (RFC 9110, 7.6.1), the framing, which is written anew, what the router
-# says itself, and what names a machine.
-_DROPPED = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding "
-    b"upgrade content-length x-request-id server via forwarded x-real-ip x-served-by "
-    b"x-powered-by x-node x-host x-pod x-worker x-instance".split()
-)
-_DROPPED_PREFIXES = tuple(
-    b"x-internal x-backend x-upstream x-forwarded x-envoy x-spillway x-node- x-worker-".split()
-)
 
 
 class Fault(StrEnum):
@@ -91,11 +89,11 @@ class AnswerSink(Protocol):
 class Keeper(Protocol):
     """Where connections come from and go back to.
 
-    authority: `host:port` of the engine, which no client may see.
+    head_lines: what the header lines of the engine mean.
     """
 
     @property
-    def authority(self) -> bytes: ...
+    def head_lines(self) -> HeadLines: ...
 
     def release(self, conn: UpstreamConnection) -> None: ...
 
@@ -111,16 +109,11 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to one engine, carrying one exchange at a time."""
 
     __slots__ = (
-        "_authority",
         "_complete",
         "_framing",
         "_head",
-        "_in_head",
-        "_is_sse",
         "_keep_alive",
         "_keeper",
-        "_length",
-        "_lines",
         "_may_resend",
         "_overrun",
         "_parser",
@@ -137,7 +130,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._authority = keeper.authority
         self._sink: AnswerSink | None = None
         self._request: tuple[bytes, bytes] | None = None
         self._transport: asyncio.Transport | None = None
@@ -150,11 +142,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _start_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._head = b""
-        self._lines: list[bytes] = []
         self._framing = Framing.NONE
-        self._length = b""
-        self._is_sse = self._complete = self._overrun = self._keep_alive = False
-        self._in_head = True
+        self._complete = self._overrun = self._keep_alive = False
 
     # --- what the owner does ------------------------------------------------------------------
 
@@ -277,26 +266,6 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._overrun = self._complete  # a second message where one was asked for
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:  # a trailer
-            return
-        key = name.lower()
-        if key in _DROPPED:
-            if key == b"content-length":
-                self._framing, self._length = Framing.LENGTH, value
-            elif key == b"transfer-encoding":
-                self._framing = Framing.CHUNKED
-            return
-        if key == b"content-type":
-            self._is_sse = value.startswith(b"text/event-stream")
-        elif key.startswith(_DROPPED_PREFIXES) or self._authority in value:
-            return
-        self._lines.append(name + b": " + value + b"\r\n")
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._keep_alive = self._parser.should_keep_alive()
-
     def on_message_complete(self) -> None:
         self._complete = True
 
@@ -321,14 +290,16 @@ class UpstreamConnection(asyncio.Protocol):
                 self.fail(Fault.BAD_RESPONSE)
                 return
             data = data[end:]
-            self._lines, self._complete, self._in_head = [], False, True
+            self._complete = False
             end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             self._head = data
             if len(data) > HEAD_BYTES_MAX:
                 self.fail(Fault.BAD_RESPONSE)
+        elif not data.startswith(b"HTTP/1."):  # httptools lets empty lines stand before it
+            self.fail(Fault.BAD_RESPONSE)
         elif self._feed(data):
-            self._announce(data[end:])
+            self._announce(data[:end], data[end:])
 
     def _feed(self, data: bytes) -> bool:
         """Show bytes to the parser. Returns False if that was the end of the exchange."""
@@ -342,30 +313,50 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         return True
 
-    def _announce(self, rest: bytes) -> None:
-        """Tell the owner of the head, and of what came of the body with it."""
-        status = self._parser.get_status_code()
-        if self._framing is Framing.NONE and not self._complete:
-            self._framing = Framing.UNTIL_CLOSE
-        head = ResponseHead(status, self._lines, self._framing, self._length, self._is_sse)
-        self._lines = []
+    def _announce(self, head: bytes, rest: bytes) -> None:
+        """Tell the owner of a valid head, and of what came of the body with it."""
+        told = self._read(head)
         self._state = _BODY
         sink = self._sink
         assert sink is not None
-        sink.on_head(head)
+        sink.on_head(told)
         if rest and self._state == _BODY:
             sink.on_body(rest)
         if self._complete and self._state == _BODY:
             self._finish()
 
+    def _read(self, head: bytes) -> ResponseHead:
+        """Return what a head says, and note what it says of the connection."""
+        known = self._keeper.head_lines
+        framing, length, is_sse = Framing.NONE, b"", False
+        keep_alive = head.startswith(b"HTTP/1.1")
+        lines = []
+        for line in head.split(b"\r\n")[1:-2]:
+            kind, value = known[line]
+            if kind == PASSED:
+                lines.append(value)
+            elif kind == CONTENT_TYPE:
+                is_sse = value[14:].startswith(b"text/event-stream")
+                lines.append(value)
+            elif kind == LENGTH:
+                framing, length = Framing.LENGTH, value
+            elif kind == CODING:
+                framing = Framing.CHUNKED
+            elif kind == CONNECTION:
+                keep_alive = keep_alive and value == b"keep-alive"
+        if framing is Framing.NONE and not self._complete:
+            framing = Framing.UNTIL_CLOSE
+        self._framing, self._keep_alive = framing, keep_alive
+        return ResponseHead(self._parser.get_status_code(), lines, framing, length, is_sse)
+
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
-        if self._keep_alive and self.is_open:
+        if self._keep_alive and self._transport is not None:
             if self._paused:
                 self.resume()
             self._state = _IDLE
-            self._complete, self._in_head = False, True
-            self._framing, self._length, self._is_sse = Framing.NONE, b"", False
+            self._complete = False
+            self._framing = Framing.NONE
             self._keeper.release(self)
         else:
             self._close()

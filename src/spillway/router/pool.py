@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from spillway.core.errors import ConfigError
 from spillway.core.types import NodeId
+from spillway.router.head_lines import HeadLines
 from spillway.router.http_client import AnswerSink, Fault, UpstreamConnection
 from spillway.router.settings import RouterSettings
 from spillway.router.tls import engine_context
@@ -36,6 +37,7 @@ class NodePool:
         "_tls",
         "authority",
         "closed",
+        "head_lines",
         "node_id",
         "opened",
         "retried",
@@ -55,6 +57,7 @@ class NodePool:
         self.node_id = node_id
         self._host, self._port = url.hostname, port
         self.authority = url.netloc.encode()
+        self.head_lines = HeadLines(self.authority)
         self._request_end = b" HTTP/1.1\r\nhost: " + self.authority + b"\r\n"
         self._settings = settings
         self._tls = engine_context(settings) if is_tls else None
