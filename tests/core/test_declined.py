@@ -10,6 +10,7 @@ from spillway.core.events import (
     AnswerError,
     LegFailed,
     LogDecision,
+    NodeLost,
     NodeReported,
     RequestArrived,
     SetTimer,
@@ -88,3 +89,18 @@ def test_a_declined_prompt_may_be_held_until_a_node_is_due() -> None:
     dispatcher.handle(NodeReported(make_state("p0", taken_at_s=0.01)), 0.01)
     orders = dispatcher.handle(TimerFired(), timer.at_s)
     assert [type(one) for one in orders] == [LogDecision, StartPrefill]
+
+
+def test_a_prompt_that_was_declined_held_and_lost_its_nodes_has_failed() -> None:
+    specs = [make_spec("p0", Role.PREFILL), make_spec("d0")]
+    dispatcher = Dispatcher(Headroom(), specs)
+    full = {"backlog_prompts": 4, "backlog_tokens": 30_000, "backlog_token_pairs": 1e8}
+    for state in (make_state("p0", **full), make_state("d0")):
+        dispatcher.handle(NodeReported(state), 0.0)
+    dispatcher.handle(RequestArrived(make_request()), 0.0)
+    dispatcher.handle(NodeReported(make_state("d0", taken_at_s=0.001, **full)), 0.001)
+    dispatcher.handle(declined("r1", "d0"), 0.002)
+    dispatcher.handle(NodeLost("d0", "died"), 0.003)
+    dispatcher.handle(NodeLost("p0", "died"), 0.003)
+    check_dispatcher(dispatcher)
+    assert (dispatcher.counts[State.FAILED], dispatcher.counts[State.REJECTED]) == (1, 0)

@@ -80,6 +80,7 @@ class Cluster:
     """Engines by name (p0, p1, d0, d1), a router, and a client session.
 
     dead: the engines that were killed, as they were; their figures still count.
+    servers: every router; requests go to them in turn. `server` is the first.
     """
 
     def __init__(self, profile: str) -> None:
@@ -88,6 +89,7 @@ class Cluster:
         self.engines: dict[str, RunningEngine] = {}
         self.dead: list[RunningEngine] = []
         self.server: Server
+        self.servers: list[Server] = []
         self.session: aiohttp.ClientSession
         self._asked = 0
         self._tasks: list[asyncio.Task[Reply]] = []
@@ -103,6 +105,7 @@ class Cluster:
         spec: dict[str, Any] | None = None,
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
         keep_alive: bool = True,
+        routers: int = 1,
         **router: Any,
     ) -> None:
         """Start engines, the router, and wait until it knows all of them.
@@ -122,23 +125,26 @@ class Cluster:
             connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
             timeout=aiohttp.ClientTimeout(total=30.0),
         )
-        self.server = await serve(
-            [(self._spec(name, spec or {}), self.engines[name].url) for name in self.engines],
-            build_policy(policy) if isinstance(policy, str) else policy,
-            classes=Classes({"default": Slo(1.0, 0.06)}),
-            limits=limits,
-            settings=RouterSettings(port=0, **{**FAST_ROUTER, **router}),
-        )
-        await self.until(self._all_known)
+        for _ in range(routers):
+            server = await serve(
+                [(self._spec(name, spec or {}), self.engines[name].url) for name in self.engines],
+                build_policy(policy) if isinstance(policy, str) else policy,
+                classes=Classes({"default": Slo(1.0, 0.06)}),
+                limits=limits,
+                settings=RouterSettings(port=0, **{**FAST_ROUTER, **router}),
+            )
+            self.servers.append(server)
+        self.server = self.servers[0]
+        await self.until(lambda: all(map(self._all_known, self.servers)))
 
     def _spec(self, name: str, changes: dict[str, Any]) -> NodeSpec:
         return replace(self._settings[name].spec(name), **changes)
 
-    def _all_known(self) -> bool:
-        views = [node.view for node in self.ledger.values()]
+    def _all_known(self, server: Server) -> bool:
+        views = [node.view for node in server.shell.dispatcher.ledger.nodes.values()]
         stock = {name for name, settings in self._settings.items() if settings.stock}
         reported = all(view.reporting for view in views if view.node_id not in stock)
-        return reported and all(node.is_up for node in self.server.health.nodes.values())
+        return reported and all(node.is_up for node in server.health.nodes.values())
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -148,8 +154,8 @@ class Cluster:
             wire.close()
         if hasattr(self, "session"):
             await self.session.close()
-        if hasattr(self, "server"):
-            await self.server.close()
+        for server in self.servers:
+            await server.close()
         for engine in self.engines.values():
             await engine.close()
 
@@ -169,7 +175,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
+        return f"http://127.0.0.1:{self.servers[self._asked % len(self.servers)].port}"
 
     def send(self, wish: Wish, **options: Any) -> asyncio.Task[Reply]:
         """Ask in the background."""

@@ -141,3 +141,9 @@ def _deflection(node_id: str, queue_s: float) -> CandidateRecord:
         verdict="slower",
         estimate=EstimateParts(queue_s=queue_s),
     )
+
+
+def test_a_node_that_declined_is_named(decision: DecisionRecord) -> None:
+    told = explain(replace(decision, declined_by="d7"))
+    assert told.why.startswith("d7 had declined it")
+    assert "d7" not in explain(decision).why

@@ -59,6 +59,7 @@ def test_every_fact_of_a_decision_is_in_its_record() -> None:
         "decided_at_s": 3.25,
         "policy": "headroom",
         "shadow": None,
+        "declined_by": "",
         "version": 1,
     }
 

@@ -294,7 +294,7 @@ class Dispatcher:
         log = LogDecision(request, decision, now_s, view, tracked.declined_by)
         tracked.declined_by = ""
         if decision.route is Route.REJECTED:
-            is_new = tracked.state in (State.ARRIVED, State.HELD)
+            is_new = tracked.state in (State.ARRIVED, State.HELD) and not tracked.declined
             trigger = Trigger.REJECT if is_new else Trigger.FAIL
             self._close(tracked, trigger, now_s)
             return [log, AnswerError(request.request_id, 503, decision.reason)]

@@ -11,9 +11,12 @@ from math import inf
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from spillway.clock import Clock
 from spillway.core.errors import NodeError
+from spillway.core.reservation import Ask as ReserveAsk
+from spillway.core.reservation import Grants, Verdict
 from spillway.core.types import Role
 from spillway.fakeengine.answering import Envelope
 from spillway.fakeengine.asking import Ask, AskLimits, Orders
@@ -30,6 +33,7 @@ from spillway.sim.node import SimNode
 from spillway.sim.residents import Job
 from spillway.wire.order import DispatchesSeen
 from spillway.wire.report import NodeReport, StepTaken
+from spillway.wire.reserve import load_of, with_grants
 
 PULL_PATH = "/fake/kv_pull"
 CONNECT_TIMEOUT_S = 5.0
@@ -72,6 +76,7 @@ class Backend:
         )
         self._clock = clock
         self._seen = DispatchesSeen(self.metrics.dropped)
+        self._grants = Grants()
         self._requests = 0
         self._open = 0
         self._blocks = 0
@@ -143,6 +148,7 @@ class Backend:
         if orders.dispatch is not None:
             # In one breath with the submission: a report that claims a dispatch must include it.
             self._seen.note(*orders.dispatch)
+            self._grants.arrived(*orders.dispatch)
         flight.submitted_s = self.pace.now_s()
         flight.resident = self.pace.submit(flight, job, submit)
 
@@ -262,17 +268,31 @@ class Backend:
         limit_tokens = self.settings.context_tokens_max
         return min(limit_tokens, capacity_tokens - 1) if capacity_tokens else limit_tokens
 
+    def reserve(self, ask: ReserveAsk) -> tuple[Verdict, NodeReport]:
+        """Return whether a deflection may come, and how the node stands."""
+        now_s = self._clock.now_s()
+        verdict = self._grants.decide(ask, load_of(self._picture()), now_s)
+        self.metrics.reservations[verdict.value] += 1
+        if verdict is Verdict.GRANTED:
+            self.reports.changed()
+        return verdict, with_grants(self._picture(), self._grants, self.reports.routers)
+
     def _report(self, seq: int) -> NodeReport:
-        state, spec = self.pace.state(), self.spec
         recent_steps = tuple(self.node.recent_steps)
         self.node.recent_steps.clear()
         if recent_steps:
             self._last_step = recent_steps[-1]
-        last = self._last_step
+        self._grants.expire(self._clock.now_s())
+        report = with_grants(self._picture(), self._grants, self.reports.routers)
+        return msgspec.structs.replace(report, seq=seq, recent_steps=recent_steps)
+
+    def _picture(self) -> NodeReport:
+        """Return how the node stands, without what it has granted."""
+        state, spec, last = self.pace.state(), self.spec, self._last_step
         return NodeReport(
             node_id=self.node_id,
             role=spec.role,
-            seq=seq,
+            seq=0,
             step=state.step,
             backlog_prompts=state.backlog_prompts,
             backlog_tokens=state.backlog_tokens,
@@ -285,7 +305,6 @@ class Backend:
             over_budget=state.over_budget,
             last_step_predicted_s=last.predicted_s if last else 0.0,
             last_step_actual_s=last.actual_s if last else 0.0,
-            recent_steps=recent_steps,
             chunk_mode=spec.chunk_mode,
             chunk_tokens_max=spec.chunk_tokens_max,
         )

@@ -64,6 +64,7 @@ class EngineMetrics:
         self.late_s_max = 0.0
         self.dropped: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
+        self.reservations: Counter[str] = Counter()  # by verdict
         self.ttft = Histogram(TTFT_BOUNDS_S)
         self.gap = Histogram(GAP_BOUNDS_S)
 
@@ -91,6 +92,7 @@ class EngineMetrics:
             f'vllm:cache_config_info{{block_size="{BLOCK_TOKENS}",enable_prefix_caching="False",'
             f'engine="0",kv_cache_size_tokens="{kv_capacity_tokens or None}"}} 1.0',
             *self._many("spillway_fake_dropped_total", "reason", self.dropped),
+            *self._many("spillway_fake_reservations_total", "verdict", self.reservations),
             *self._one("spillway_fake_late_seconds_max", "gauge", f"{self.late_s_max:.6g}"),
         ]
         return "\n".join(lines) + "\n"

@@ -19,9 +19,10 @@ LINES_MAX = 16  # per subscriber; at 20 ms each, a third of a second
 
 
 class Subscription:
-    """The lines one reader has not taken yet."""
+    """The lines one reader has not taken yet. router_id: who it says it is."""
 
-    def __init__(self, dropped: Counter[str]) -> None:
+    def __init__(self, dropped: Counter[str], router_id: str = "") -> None:
+        self.router_id = router_id
         self._lines: deque[bytes] = deque()
         self._ready = asyncio.Event()
         self._closed = False
@@ -71,6 +72,11 @@ class ReportPublisher:
         self._subscriptions: list[Subscription] = []
         self._closed = False
 
+    @property
+    def routers(self) -> int:
+        """Return how many routers listen; one that opened its stream again counts once."""
+        return len({subscription.router_id for subscription in self._subscriptions})
+
     def changed(self) -> None:
         """Report soon: at once if the last report is 20 ms old, else when it will be. O(1)."""
         if self._closed or not self._subscriptions:
@@ -82,9 +88,9 @@ class ReportPublisher:
             self._arm(due_s)
 
     @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
+    def subscribe(self, router_id: str = "") -> Iterator[Subscription]:
         """Open a subscription; its first line comes within 20 ms."""
-        subscription = Subscription(self._dropped)
+        subscription = Subscription(self._dropped, router_id)
         if self._closed:
             subscription.close()
         self._subscriptions.append(subscription)

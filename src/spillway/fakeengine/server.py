@@ -16,6 +16,8 @@ from spillway.fakeengine.flight import Flight
 from spillway.fakeengine.kvparams import BadKvParams, HoldKv, PullKv, read_params
 from spillway.fakeengine.metrics import CONTENT_TYPE
 from spillway.wire.report import REPORTS_PATH
+from spillway.wire.reserve import RESERVE_PATH, encode_answer
+from spillway.wire.reserve import read_ask as read_reserve_ask
 
 SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
@@ -42,7 +44,9 @@ def make_app(backend: Backend) -> web.Application:
         ]
     )
     if not backend.settings.stock:
-        app.add_routes([web.get(REPORTS_PATH, server.reports)])
+        app.add_routes(
+            [web.get(REPORTS_PATH, server.reports), web.post(RESERVE_PATH, server.reserve)]
+        )
     if backend.settings.dev_mode:
         app.add_routes([web.get("/server_info", server.server_info)])
     return app
@@ -157,10 +161,20 @@ class _Server:
         """Send report lines until the reader leaves or the engine stops."""
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        with self._backend.reports.subscribe() as subscription:
+        router_id = request.query.get("router", "")
+        with self._backend.reports.subscribe(router_id) as subscription:
             while lines := await subscription.next_lines():
                 await response.write(lines)
         return response
+
+    async def reserve(self, request: web.Request) -> web.Response:
+        """Say whether a deflection may come: `wire.reserve`."""
+        try:
+            verdict, report = self._backend.reserve(read_reserve_ask(request.query_string))
+        except RequestError as error:
+            return _refuse(str(error), error.status, error.param)
+        status, body = encode_answer(verdict, report)
+        return web.Response(body=body, status=status, content_type="application/json")
 
     # --- KV ------------------------------------------------------------------------------------
 

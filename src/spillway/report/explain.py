@@ -75,7 +75,7 @@ def _explained(record: DecisionRecord, headline: str) -> Explanation:
     return Explanation(
         headline=headline,
         request=_request(record.request),
-        why=_why(record),
+        why=_declined(record) + _why(record),
         candidates=Grid(HEAD, tuple(map(_row, shown)), left=2),
         left_out=left_out,
         outcome="",
@@ -190,6 +190,12 @@ def _request(request: DecidedRequest) -> str:
         f"{request.prompt_tokens:,} prompt tokens{', ' if cached else ''}{cached}; targets: first "
         f"token within {_s(request.slo_ttft_s)}, then a token every {_s(request.slo_tbt_s)}"
     )
+
+
+def _declined(record: DecisionRecord) -> str:
+    if not record.declined_by:
+        return ""
+    return f"{record.declined_by} had declined it, for what other routers had sent there. "
 
 
 def _why(record: DecisionRecord) -> str:

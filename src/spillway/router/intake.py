@@ -65,6 +65,7 @@ class ReportStream:
             if report_url
             else shell.pools[spec.node_id]
         )
+        shell.reserving.pools[spec.node_id] = self._pool
         key = shell.settings.engine_api_key
         self._lines = b"authorization: Bearer %b\r\n" % key.encode() if key else b""
         self._loop = asyncio.get_running_loop()
@@ -95,11 +96,14 @@ class ReportStream:
             self._timer.cancel()
         if self._leg is not None:
             self._leg.abort()
+        self._shell.reserving.pools.pop(self._spec.node_id, None)
         if self._has_port:
             self._pool.close()
 
     def sweep(self, now_s: float) -> None:
         """Open a stream again that has been silent for too long."""
+        if self._has_port:
+            self._pool.sweep(now_s)
         if self._leg is not None and now_s > self._expect_line_by_s:
             self._leg.fail(Fault.SILENT)
 

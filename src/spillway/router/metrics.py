@@ -115,6 +115,10 @@ METRICS: dict[str, Metric] = {
     "spillway_ledger_drift_tokens_total": _counter(
         "The same summed without sign; over spillway_reports_total it is the mean error.", *NODE
     ),
+    "spillway_reservations_total": _counter(
+        "Nodes asked for leave to deflect, being shared with other routers, by what came of it.",
+        *NODE_KIND,
+    ),
     "spillway_reports_total": _counter("Node reports taken.", *NODE),
     "spillway_reports_dropped_total": _counter("Node reports not taken, by kind.", *NODE_KIND),
     "spillway_decision_log_dropped_total": _counter("Decisions that the log had no room for."),
@@ -212,6 +216,7 @@ class RouterMetrics:
         self.upstream_errors: Counter[tuple[str, str]] = Counter()  # (node, kind)
         self.ejections: Counter[str] = Counter()  # node
         self.ejections_withheld: Counter[str] = Counter()  # node
+        self.reservations: Counter[tuple[str, str]] = Counter()  # (node, verdict or fault)
         self.reports: Counter[str] = Counter()  # node
         self.reports_dropped: Counter[tuple[str, str]] = Counter()  # (node, kind)
         self.reloads: Counter[str] = Counter()  # done or refused
@@ -248,6 +253,7 @@ class RouterMetrics:
             "spillway_node_strains_total": _by_one("node", self.strains),
             "spillway_ledger_drift_tokens": _by_one("node", self.drift_tokens),
             "spillway_ledger_drift_tokens_total": _by_one("node", self.drift_tokens_total),
+            "spillway_reservations_total": _by_pair(NODE_KIND, self.reservations),
             "spillway_reports_total": _by_one("node", self.reports),
             "spillway_reports_dropped_total": _by_pair(NODE_KIND, self.reports_dropped),
         }

@@ -86,6 +86,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One decided request. decided_at_s: on the driver's clock, like `request.arrival_s`.
 
     shadow: None unless a second policy looked on.
+    declined_by: the node that would not take what was decided on this request just before.
     """
 
     request: DecidedRequest
@@ -93,12 +94,16 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     decided_at_s: float
     policy: str = ""
     shadow: ShadowRecord | None = None
+    declined_by: str = ""
     version: int = DECISION_VERSION
 
 
 def from_log(log: LogDecision, policy: str = "") -> DecisionRecord:
     """Return the record of a dispatcher's LogDecision order."""
-    return from_decision(log.request, log.decision, log.decided_at_s, policy)
+    record = from_decision(log.request, log.decision, log.decided_at_s, policy)
+    if not log.declined_by:
+        return record
+    return msgspec.structs.replace(record, declined_by=log.declined_by)
 
 
 def from_decision(

@@ -69,6 +69,8 @@ class NodeReport(
         their numbers says that some are missing. Empty from an engine that does not keep them.
     chunk_mode, chunk_tokens_max: how prefill chunks are sized there, and their largest size;
         0 means that the engine does not say.
+    routers: how many routers listen; with more than one, each asks the node before it deflects
+        (`wire.reserve`). What was granted and has not come yet is in `backlog_*`.
 
     What only a plug-in in a real engine knows; the router decides without it:
     boot_id: another one after every start of the engine.
@@ -98,6 +100,7 @@ class NodeReport(
     recent_steps: tuple[StepTaken, ...] = ()
     chunk_mode: ChunkMode = ChunkMode.UNKNOWN
     chunk_tokens_max: Count = 0
+    routers: Count = 1
     boot_id: str = ""
     backlog_tokens_running: Count = 0
     pulling_seqs: Count = 0
