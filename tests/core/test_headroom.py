@@ -68,13 +68,62 @@ def test_only_as_many_nodes_are_estimated_as_matter() -> None:
 
 
 @pytest.mark.parametrize(("beyond_s", "pressed"), [(-1e-6, False), (1e-6, True)])
-def test_pressure_begins_where_the_wait_exceeds_half_a_full_prefill_step(
-    beyond_s: float, pressed: bool
+@pytest.mark.parametrize("others_work", [False, True])
+def test_pressure_begins_at_half_a_full_step_and_at_half_of_that_while_the_pool_is_at_work(
+    beyond_s: float, pressed: bool, others_work: bool
 ) -> None:
-    idle = remote_estimate(make_request(), prefill_node(), decode_node())
-    wait_s = FULL_STEP_S / 2 - idle.transfer_s - idle.admission_s + beyond_s
-    decision = decide(prefill_node(wait_s), decode_node())
+    """The wait is for the link, so that the node that is judged is idle itself."""
+    request = make_request(prompt_tokens=4000)
+    transfer_s = remote_estimate(request, prefill_node(), decode_node()).transfer_s
+    executes_s = remote_estimate(request, prefill_node(), decode_node()).execute_s
+    wait_s = FULL_STEP_S / (4 if others_work else 2) - transfer_s + beyond_s
+    nodes = [prefill_node(link_until_s=NOW_S + executes_s + wait_s), decode_node()]
+    if others_work:
+        nodes.append(prefill_node(3.0, "p1"))
+    decision = decide(*nodes, prompt_tokens=4000)
     assert (decision.reason is not Reason.NO_PRESSURE) == pressed
+
+
+def test_a_node_that_is_down_is_not_at_work() -> None:
+    request = make_request(prompt_tokens=4000)
+    idle = remote_estimate(request, prefill_node(), decode_node())
+    link_until_s = NOW_S + idle.execute_s + 0.4 * FULL_STEP_S - idle.transfer_s
+    down = prefill_node(3.0, "p1", usable=False)
+    nodes = (prefill_node(link_until_s=link_until_s), down, decode_node())
+    assert decide(*nodes, prompt_tokens=4000).reason is Reason.NO_PRESSURE
+
+
+@pytest.mark.parametrize(("beyond_s", "pressed"), [(-1e-6, False), (1e-6, True)])
+@pytest.mark.parametrize("waited_s", [0.0, 0.04])
+def test_a_wait_is_no_pressure_while_the_first_token_comes_within_15_percent_of_the_target(
+    beyond_s: float, pressed: bool, waited_s: float
+) -> None:
+    """As in chat that uses up the pools: many wait for a moment, and nobody for long."""
+    short: dict[str, object] = {"prompt_tokens": 200, "arrival_s": NOW_S - waited_s}
+    total_s = remote_estimate(make_request(**short), prefill_node(), decode_node()).total_s
+    queue_s = 0.15 - total_s - waited_s + beyond_s
+    assert queue_s > FULL_STEP_S / 2
+    decision = decide(prefill_node(queue_s), decode_node(), **short)
+    assert (decision.reason is not Reason.NO_PRESSURE) == pressed
+    eager = decide(
+        prefill_node(queue_s), decode_node(), policy=Headroom(pressure_frac=0.0), **short
+    )
+    assert eager.reason is not Reason.NO_PRESSURE
+
+
+def test_the_prefill_path_goes_to_the_decode_node_whose_link_takes_the_least() -> None:
+    """Two links, 25 and 1.25 GB/s; the fast one is better until enough is queued for it."""
+    slow = decode_node("d0", link_bytes_per_s=1.25e9)
+    fast = decode_node("d1", decode_seqs=20, kv_used_tokens=20_000, tbt_s_min=0.06)
+    request = make_request(prompt_tokens=4000)
+    assert decide(prefill_node(), slow, fast, prompt_tokens=4000).decode_node_id == "d1"
+    cluster = make_cluster(prefill_node(), slow, fast, now_s=NOW_S)
+    assert HEADROOM.pick_decode(request, cluster) == "d1"
+    assert Headroom(links=False).pick_decode(request, cluster) == "d0"
+    blind = Headroom(links=False, pressure_steps=9.0)
+    assert blind.decide(request, cluster).decode_node_id == "d0"
+    fast.link_until_s = NOW_S + 0.5
+    assert HEADROOM.pick_decode(request, cluster) == "d0"
 
 
 def test_a_slow_link_is_pressure_too_and_the_prompt_stays_where_no_kv_moves() -> None:

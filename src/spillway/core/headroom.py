@@ -51,21 +51,26 @@ OBJECTIVES = ("tail-ttft", "balanced", "protect-tbt")
 class Headroom:
     """Deflect iff the prefill path has pressure and a safe decode node beats it by the margin.
 
-    Rule:    pressure: queue + transfer + admission on the best prefill path exceed
-             `pressure_steps` full prefill steps. A decode node is safe when its state is known and
-             fresh, it holds fewer than `deflections_max` prompts, KV admission passes and a chunk
-             plan keeps every resident within its target. Deflect to the soonest safe node iff
+    Rule:    pressure: the best prefill path is predicted to take more than `pressure_frac` of the
+             TTFT target, time already waited included, and its queue + transfer + admission exceed
+             `pressure_steps` full prefill steps, or half of that while any prefill node is at
+             work: what comes next would find it busy. A decode node is safe when its state is known
+             and fresh, it holds fewer than `deflections_max` prompts, KV admission passes and a
+             chunk plan keeps every resident within its target. Deflect to the soonest safe node iff
              TTFT_dec <= margin(wait)·TTFT_pf, and TTFT_dec meets the target or beats TTFT_pf.
              Late binding: on either path a node is given work only while its backlog is short, so
              that it never runs dry; whoever would queue behind more is held at the router, and
              decided again with what is left by those before it in the line.
+             The decode node of the prefill path: least next step + wait for its link + seconds of
+             the prompt's KV on it. Pairs need no search of their own: a transfer ends with the
+             later of its two links (docs/decisions/009).
     Formula: margin = 1 + (margin_max - 1)·clip((wait - w0)/(w1 - w0), 0, 1),
              w0 = 0.1 and w1 = 0.5 of the TTFT target; 1 when the prefill path meets the target
              with `slack_frac` of it to spare. Place in the line of held requests: arrival + TTFT
              target + work_weight·(seconds of prefill), smallest first: deadlines, with short
              prompts before long ones, and age that in the end outweighs both.
-    Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue,
-             learned output lengths.
+    Inputs:  ledger view (report + what was sent since), uncached tokens per node, link queue and
+             rate, learned output lengths.
     Source:  this project; its parts are known ones: booking at dispatch (Sangam, Dynamo), chunks
              sized to slack (QoServe, DAAPC), the central queue (P/D-Serve, Sangam), and the test
              itself (arXiv 2607.02043).
@@ -84,9 +89,11 @@ class Headroom:
     plans_max: nodes of either pool that are estimated in full.
     pressure: ablation; off deflects whenever the decode path wins, were the prefill pool idle.
     pressure_steps: the wait that counts as pressure, in full prefill steps.
+    pressure_frac: share of the TTFT target within which the prefill path is quick enough, whoever
+        waits there.
     transfer: ablation; off takes the KV transfer for free.
-    links: ablation; off chooses the decode node of a prefilled request by its batch alone, blind to
-        the KV that is queued for it.
+    links: ablation; off chooses the decode node of the prefill path by its batch alone, blind to
+        the rate of its link and to the KV that is queued for it.
     prefix: ablation; off estimates as if no node held any of the prompt.
     kv_admission: ablation; off deflects to a node whatever its KV room.
     hold: ablation; off commits every request on arrival.
@@ -102,6 +109,7 @@ class Headroom:
     plans_max: int = 4
     pressure: bool = True
     pressure_steps: float = 0.5
+    pressure_frac: float = 0.15
     transfer: bool = True
     links: bool = True
     prefix: bool = True
@@ -115,7 +123,7 @@ class Headroom:
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise ConfigError(f"headroom: objective is {self.objective!r}; choose one of {known}")
-        for option in ("feed_steps", "pressure_steps", "work_weight"):
+        for option in ("feed_steps", "pressure_frac", "pressure_steps", "work_weight"):
             value = getattr(self, option)
             if not (isfinite(value) and value >= 0):
                 raise ConfigError(f"headroom: {option} must be a number >= 0")
@@ -134,7 +142,7 @@ class Headroom:
 
     def _decide(self, request: RequestView, cluster: ClusterView) -> Decision:
         output_tokens = output_tokens_expected(request, cluster)
-        decode = least_loaded_decode(request, cluster)
+        decode = least_loaded_decode(request, cluster, links=self.links)
         if decode is None:
             return Decision(Route.REJECTED, Reason.NO_NODE)
         prefills = _by_start(request, cluster)
@@ -143,7 +151,7 @@ class Headroom:
         side = decode_side(request, decode, output_tokens)
         remote = self._via(request, prefills[0][2], decode, cluster.now_s, side)
         pressure = self.pressure and self.objective != "tail-ttft"
-        if pressure and remote.wait_s <= self.pressure_steps * prefills[0][2].spec.full_step_s:
+        if pressure and self._is_calm(request, remote, cluster):
             return _keep([remote.candidate], remote, Reason.NO_PRESSURE)
         candidates = [remote.candidate]
         for _, _, node in prefills[1 : self.plans_max]:
@@ -151,7 +159,7 @@ class Headroom:
             candidates.append(other.candidate)
             if other.total_s < remote.total_s:
                 remote = other
-        if pressure and remote.wait_s <= self.pressure_steps * remote.node.spec.full_step_s:
+        if pressure and self._is_calm(request, remote, cluster):
             return _keep(candidates, remote, Reason.NO_PRESSURE)
         if self.objective == "protect-tbt" and self._is_in_time(request, remote, cluster.now_s):
             return self._keep_or_hold(candidates, remote, Reason.NO_PRESSURE, cluster)
@@ -187,6 +195,18 @@ class Headroom:
             node_id = remote.node.spec.node_id
             return _hold(node_id, None, remote.estimate, cluster.now_s + late_s)
         return _keep(candidates, remote, reason)
+
+    def _is_calm(self, request: RequestView, remote: _Remote, cluster: ClusterView) -> bool:
+        """Return whether the prefill path has room, or is quick enough, so that it is kept."""
+        now_s, limit_s = cluster.now_s, self.pressure_steps * remote.node.spec.full_step_s
+        if remote.wait_s <= limit_s / 2:
+            return True
+        waited_s = now_s - request.arrival_s
+        if max(0.0, waited_s) + remote.total_s <= self.pressure_frac * request.slo.ttft_s:
+            return True
+        if remote.wait_s > limit_s:
+            return False
+        return not any(node.usable and node.backlog_until_s > now_s for node in cluster.prefill)
 
     def _is_in_time(self, request: RequestView, remote: _Remote, now_s: float) -> bool:
         """Return whether the prefill path meets the target with `slack_frac` of it to spare."""

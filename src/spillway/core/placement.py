@@ -9,7 +9,7 @@ from math import inf
 
 from spillway.core.chunks import STEP_TOLERANCE_S, ChunkPlan, plan_chunks, plan_from_sizes
 from spillway.core.decide import Candidate, Decision, Reason, Route, TtftEstimate
-from spillway.core.latency import tokens_s
+from spillway.core.latency import step_s
 from spillway.core.ttft import (
     OUTPUT_TOKENS_DEFAULT,
     decode_side,
@@ -44,7 +44,7 @@ def least_loaded_decode(
     """Return the usable decode node whose next step with the new stream is the shortest.
 
     Nodes with KV room come first; deflected work under way counts as a step at its budget.
-    links: add the wait for the node's link, for a request whose KV is ready to move.
+    links: add the wait for the node's link, and the seconds that the prompt's KV takes on it.
     Ties break by node id. Cost O(decode nodes).
     """
     best = best_with_room = None
@@ -55,16 +55,15 @@ def least_loaded_decode(
             continue
         profile = node.spec.profile
         kv_tokens = node.kv_used_tokens + prompt_tokens
-        next_s = (
-            profile.step_base_s
-            + tokens_s(profile, node.decode_seqs + 1)
-            + profile.kv_token_s * kv_tokens
-        )
+        next_s = step_s(profile, node.decode_seqs + 1, kv_tokens)
         if node.backlog_prompts:
             target_s = min(node.tbt_s_min, request.slo.tbt_s)
             next_s = max(next_s, target_s * node.spec.tbt_margin_frac)
-        if links and node.link_until_s > cluster.now_s:
-            next_s += node.link_until_s - cluster.now_s
+        if links:
+            if node.link_until_s > cluster.now_s:
+                next_s += node.link_until_s - cluster.now_s
+            kv_bytes = request.uncached_tokens(node.spec.node_id) * profile.kv_bytes_per_token
+            next_s += kv_bytes / node.spec.link_bytes_per_s
         if kv_tokens <= node.kv_capacity_tokens or not node.kv_capacity_tokens:
             if best_with_room is None or next_s < best_with_room_s:
                 best_with_room, best_with_room_s = node, next_s
