@@ -14,7 +14,7 @@ from spillway.core.errors import NodeError
 from spillway.vllmcluster.cluster import VllmCluster
 from spillway.vllmcluster.plan import MODEL_NAME
 from spillway.wire.profile import ProfileFile
-from validate_vllm.results import Law, Region
+from validate_vllm.results import EACH_SHAPE, Law, Region
 
 STREAMS_MAX = 32
 SAMPLES = "samples.jsonl"  # kept beside the nodes' logs, for `spillway fit`
@@ -93,6 +93,7 @@ def _law(clock: str, fit: FitResult) -> Law:
         _region(one.name, one.steps, one.held_out, one.noise)
         for one in (*by_regime(fit), *by_context(fit))
     ]
+    regions.append(_region(EACH_SHAPE, len(set(fit.shapes)), fit.holdout_shapes, None))
     regions.append(_region("all", len(fit.samples), fit.holdout, fit.noise))
     coefficients = {one.name: one.value_s for one in fit.coefficients}
     return Law(clock=clock, coefficients_s=coefficients, regions=regions)

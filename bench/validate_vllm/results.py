@@ -58,12 +58,22 @@ class Region(msgspec.Struct, frozen=True, kw_only=True):
     noise_frac: float | None = None
 
 
+EACH_SHAPE = "each shape once"  # the region in which repeats do not count
+
+
 class Law(msgspec.Struct, frozen=True, kw_only=True):
-    """A law fitted to one clock's step times. regions: the kinds of step, then all of them."""
+    """A law fitted to one clock's step times.
+
+    regions: the kinds of step, then EACH_SHAPE, then all.
+    """
 
     clock: str
     coefficients_s: dict[str, float]
     regions: list[Region]
+
+    def region(self, name: str) -> Region:
+        """Return the region of that name."""
+        return next(one for one in self.regions if one.name == name)
 
 
 class Handover(msgspec.Struct, frozen=True, kw_only=True):

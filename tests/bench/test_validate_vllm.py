@@ -11,6 +11,7 @@ import pytest
 from validate_vllm import bursts, gaps, law
 from validate_vllm.page import all_claims, page
 from validate_vllm.results import (
+    EACH_SHAPE,
     BurstRun,
     Bursts,
     GapRound,
@@ -72,7 +73,8 @@ def found(
             clock=clock,
             coefficients_s={"per step": 0.005},
             regions=[
-                Region(name="all", steps=90, held_out=30, mean_frac=error_frac, noise_frac=0.055)
+                Region(name=EACH_SHAPE, steps=40, held_out=12, mean_frac=error_frac),
+                Region(name="all", steps=90, held_out=30, mean_frac=error_frac, noise_frac=0.055),
             ],
         )
         for clock in ("cpu", "wall")

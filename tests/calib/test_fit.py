@@ -172,3 +172,13 @@ def test_without_repeats_no_noise_is_claimed(exact: FitResult) -> None:
     rows = sorted({kind: at for at, kind in enumerate(exact.shapes)}.values())
     kinds = [exact.shapes[row] for row in rows]
     assert noise(exact.measured_s[rows], exact.predicted_s[rows], kinds) is None
+
+
+def test_repeats_of_a_shape_count_once_by_their_median() -> None:
+    """A shape repeated often, and stalled at times, weighs no more than one that came once."""
+    samples = samples_of(HINGED, noise_frac=0.05)
+    often = [structs.replace(samples[0], step_s=samples[0].step_s * at) for at in (1, 1, 1, 9, 9)]
+    found = fitted([*samples, *often * 4], holdout_frac=0.9)
+    held = {kind for kind, out in zip(found.shapes, found.held_out, strict=True) if out}
+    assert found.holdout_shapes.steps == len(held) < found.holdout.steps
+    assert found.holdout_shapes.max_frac < 0.4 < found.holdout.max_frac

@@ -77,6 +77,8 @@ class FitResult:
     """A fitted law and how well it does.
 
     measured_s, predicted_s, held_out: one per sample, in order.
+    holdout: of each step held out.   holdout_shapes: of each shape held out, which counts once, by
+        the median of its repeats: what a measurement's own scatter hides least.
     noise: how far repeats of one and the same step lie apart, which no law can be expected to
         beat; None without repeats.
     """
@@ -90,6 +92,7 @@ class FitResult:
     held_out: NDArray[np.bool_]
     train: Errors
     holdout: Errors
+    holdout_shapes: Errors
     noise: Errors | None
 
     @property
@@ -146,6 +149,7 @@ def fit_steps(
         held_out=held_out,
         train=summary(errors[~held_out]),
         holdout=summary(errors[held_out]),
+        holdout_shapes=_by_medians(measured_s, predicted_s, shapes, held_out),
         noise=noise(measured_s, predicted_s, shapes),
     )
 
@@ -160,6 +164,22 @@ def summary(errors: Floats) -> Errors:
         percentile(sizes, 0.95),
         sizes[-1],
         float(np.median(errors)),
+    )
+
+
+def _by_medians(
+    measured_s: Floats, predicted_s: Floats, shapes: Sequence[Shape], held_out: NDArray[np.bool_]
+) -> Errors:
+    """Return the errors of the shapes held out, against the median of each one's repeats."""
+    ratios = measured_s / predicted_s
+    return summary(
+        np.array(
+            [
+                1 / float(np.median(ratios[rows])) - 1
+                for rows in _by_shape(shapes).values()
+                if held_out[rows[0]]
+            ]
+        )
     )
 
 

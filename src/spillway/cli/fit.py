@@ -228,6 +228,7 @@ def _error_table(fitted: FitResult, regions: Sequence[RegionErrors]) -> Grid:
 
     rows = [row(one.name, one.steps, one.held_out, one.noise) for one in regions]
     everything = len(fitted.samples)
+    rows.append(row("each shape once", len(set(fitted.shapes)), fitted.holdout_shapes, None))
     rows.append(row("all", everything, fitted.holdout, fitted.noise))
     rows.append(row("all that were fitted to", everything, fitted.train, None))
     head = ("kind of step", "steps", "held\nout", "mean\n%", "median\n%", "p95\n%", "bias\n%")
