@@ -185,6 +185,13 @@ def test_an_order_leaves_the_rest_of_the_body_byte_for_byte() -> None:
     )
 
 
+@pytest.mark.parametrize("given", [b'{"\xad":1}', b"[" * 5000 + b"]" * 5000])
+def test_vllm_xargs_that_cannot_be_read_are_refused(given: bytes) -> None:
+    with pytest.raises(RequestError) as error:
+        openai.parse_body(b'{"model":"m","prompt":"x","vllm_xargs":%b}' % given, is_chat=False)
+    assert error.value.status == 400
+
+
 @pytest.mark.parametrize("given", [b"null", b"3", b'"x"', b"[1]"])
 def test_vllm_xargs_of_another_type_are_the_engines_to_refuse(given: bytes) -> None:
     sent = b'{"model":"m","prompt":"x","vllm_xargs":%b}' % given

@@ -7,7 +7,6 @@ own bytes. Validation beyond the types of the fields read here is the engine's j
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -97,8 +96,12 @@ def _refuse_transfer_params(fields: Fields) -> None:
     """
     xargs: Fields = {}
     if XARGS in fields:
-        with suppress(msgspec.MsgspecError):  # no object: the engine refuses it
+        try:
             xargs = _XARGS.decode(fields[XARGS]) or {}
+        except (UnicodeDecodeError, RecursionError):  # an engine may read it another way
+            raise RequestError(f"{XARGS} must be an object of scalars", param=XARGS) from None
+        except msgspec.MsgspecError:
+            pass  # no object: the engine refuses it
     for name in TRANSFER_PARAMS:
         if name in fields or name in xargs:
             raise RequestError(
