@@ -75,6 +75,24 @@ async def test_a_page_that_is_not_vllms_is_counted(bench, until) -> None:
     await until(lambda: errors["d0", "server_info"] == 1)
 
 
+async def test_a_node_that_is_back_before_it_answered_is_asked_anew(bench, until) -> None:
+    asked = []
+
+    async def answer(node: FakeNode, got: Got) -> None:
+        if got.target.startswith("/server_info"):
+            asked.append(got)
+            if len(asked) == 1:
+                await got.left.wait()  # the first question is never answered
+        await tells(512)(node, got)
+
+    _, _, server = await stock_pair(bench, answer)
+    await until(lambda: asked)
+    server.intake.reopen("d0")
+    await until(lambda: chunking(server) == (ChunkMode.STATIC, 512))
+    await until(asked[0].left.is_set)
+    assert len(asked) == 2
+
+
 async def test_a_node_that_was_started_anew_is_asked_again(bench, until) -> None:
     _, decode, server = await stock_pair(bench, tells(512))
     await until(lambda: chunking(server) == (ChunkMode.STATIC, 512))

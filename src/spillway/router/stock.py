@@ -38,8 +38,11 @@ class StockSettings:
         question.ask(pool, SERVER_INFO_PATH.encode(), key_lines(settings), SERVER_INFO_S)
 
     def forget(self, node_id: NodeId) -> None:
-        """The node may have been started anew."""
+        """The node may have been started anew: what it was asked before is void."""
         self._asked.discard(node_id)
+        question = self._questions.pop(node_id, None)
+        if question is not None:
+            question.cancel()
 
     def close(self) -> None:
         for question in self._questions.values():
