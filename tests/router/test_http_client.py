@@ -179,6 +179,8 @@ async def test_what_names_a_machine_or_a_hop_is_not_passed_on(pool_of, until) ->
         ([CHUNKED + b"zz\r\n"], Fault.BAD_RESPONSE),
         ([CHUNKED + BODY + CHUNKED], Fault.BAD_RESPONSE),  # a second answer in the same read
         ([CHUNKED + BODY + b"junk"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n"], Fault.BAD_RESPONSE),
     ],
 )
 async def test_an_answer_that_is_none_is_a_fault_of_its_kind(pool_of, until, reply, fault) -> None:

@@ -49,7 +49,7 @@ class HeadLines(dict[bytes, tuple[int, bytes]]):
         if key == b"content-length":
             return LENGTH, value
         if key == b"transfer-encoding":
-            return CODING, value
+            return CODING, value.lower()
         if key == b"connection":
             return CONNECTION, value.lower()
         passed = name + b": " + value + b"\r\n"

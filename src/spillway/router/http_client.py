@@ -316,6 +316,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _announce(self, head: bytes, rest: bytes) -> None:
         """Tell the owner of a valid head, and of what came of the body with it."""
         told = self._read(head)
+        if told is None:
+            self.fail(Fault.BAD_RESPONSE)
+            return
         self._state = _BODY
         sink = self._sink
         assert sink is not None
@@ -325,8 +328,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete and self._state == _BODY:
             self._finish()
 
-    def _read(self, head: bytes) -> ResponseHead:
-        """Return what a head says, and note what it says of the connection."""
+    def _read(self, head: bytes) -> ResponseHead | None:
+        """Return what a head says, and note what it says of the connection.
+
+        None: a coding that is not `chunked` alone, whose end cannot be told.
+        """
         known = self._keeper.head_lines
         framing, length, is_sse = Framing.NONE, b"", False
         keep_alive = head.startswith(b"HTTP/1.1")
@@ -341,6 +347,8 @@ class UpstreamConnection(asyncio.Protocol):
             elif kind == LENGTH:
                 framing, length = Framing.LENGTH, value
             elif kind == CODING:
+                if value != b"chunked":
+                    return None
                 framing = Framing.CHUNKED
             elif kind == CONNECTION:
                 keep_alive = keep_alive and value == b"keep-alive"
