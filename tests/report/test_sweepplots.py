@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,14 @@ def test_runs_without_a_token_can_be_drawn(tmp_path: Path) -> None:
     for plot in PLOTS:
         write_figure(tmp_path / "x.png", plot, sweep_shown(empty))
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_no_two_headings_of_the_map_run_into_each_other() -> None:
+    names = [f"workload-{at}-of-eight" for at in range(8)]
+    shown = sweep_shown([cell("a", workload=name) for name in names])
+    figure = sweepplots.attainment_map(shown)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = [one.get_window_extent() for one in axes.texts if one.get_text().startswith("work")]
+    assert len(boxes) == len(names)
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))

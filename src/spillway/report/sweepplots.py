@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import isnan, nan
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spillway.report.plots import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
     from matplotlib.figure import Figure
 
+MAP_HEAD_CHARS = 60  # side by side above the heat map
 SHOWN_ALWAYS = ("least-loaded", "kairos-paper", "headroom")
 SHOWN_MAX = 6
 PANELS_PER_ROW = 3
@@ -126,7 +128,7 @@ def attainment_map(what: SweepShown) -> Figure:
     step = len(what.axes.loads)
     for at, workload in enumerate(what.axes.workloads):
         axes.annotate(
-            workload,
+            fill(workload, max(4, MAP_HEAD_CHARS // len(what.axes.workloads))),
             ((at + 0.5) * step - 0.5, -0.5),
             xytext=(0, 4),
             textcoords="offset points",
