@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from spillway.clock import MonotonicClock
+from spillway.core.reservation import Ask, Verdict
 from spillway.core.types import Role
 from spillway.engine import listener as module
 from spillway.engine.listener import LINES_MAX, Listener
 from spillway.wire.report import NodeReport, StepTaken, decode
+from spillway.wire.reserve import RESERVE_PATH, ReserveAnswer, decode_answer, reserve_target
 
 
 def a_report(step: int = 0, name: str = "d0") -> NodeReport:
@@ -26,7 +29,7 @@ def a_report(step: int = 0, name: str = "d0") -> NodeReport:
         backlog_token_pairs=0.0,
         decode_seqs=0,
         kv_used_tokens=0,
-        kv_capacity_tokens=10,
+        kv_capacity_tokens=100_000,
     )
 
 
@@ -197,3 +200,111 @@ def test_closing_ends_streams_and_may_be_done_twice(listener: Listener) -> None:
             pass
     listener.publish(a_report(step=9))  # the engine may outlive its listener
     reader.socket.close()
+
+
+# --- leave to deflect -----------------------------------------------------------------------------
+
+
+class Asker:
+    """A router that asks on one kept connection."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.socket = socket.create_connection(listener.address, timeout=5)
+        self.data = b""
+
+    def send(self, target: str) -> None:
+        self.socket.sendall(f"POST {target} HTTP/1.1\r\ncontent-length: 0\r\n\r\n".encode())
+
+    def ask(self, router_id: str, dispatch_id: int, ahead: int = 500) -> tuple[int, ReserveAnswer]:
+        self.send(reserve_target(Ask(router_id, dispatch_id, 1000, 10.0, ahead)))
+        status, body = self.answer()
+        return status, decode_answer(body)
+
+    def answer(self) -> tuple[int, bytes]:
+        while b"\r\n\r\n" not in self.data:
+            self._more()
+        head, _, self.data = self.data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        while len(self.data) < length:
+            self._more()
+        body, self.data = self.data[:length], self.data[length:]
+        return int(head.split(b" ")[1]), body
+
+    def _more(self) -> None:
+        data = self.socket.recv(65536)
+        if not data:
+            raise EOFError
+        self.data += data
+
+
+Peers = Callable[..., Any]
+
+
+@pytest.fixture
+def peers(listener: Listener) -> Iterator[Peers]:
+    """Make readers and askers whose sockets are closed at the end."""
+    made: list[Any] = []
+
+    def make(kind: Callable[..., Any], *how: str) -> Any:
+        made.append(kind(listener, *how))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.socket.close()
+
+
+def test_what_is_granted_counts_until_the_report_that_includes_it(
+    listener: Listener, peers: Peers
+) -> None:
+    listener.publish(a_report())
+    asker = peers(Asker)
+    assert asker.ask("r1", 1)[0] == 200
+    status, answer = asker.ask("r2", 1)
+    assert (status, answer.verdict) == (409, Verdict.BACKLOG)
+    assert answer.report is not None
+    assert (answer.report.backlog_tokens, answer.report.dispatch_seen) == (1000, {"r1": 1})
+    listener.note_arrived("r1", 1)
+    assert asker.ask("r2", 2)[0] == 409  # it is here, but the report of that is still to come
+    listener.publish(a_report(step=1))
+    assert asker.ask("r2", 3)[0] == 200
+
+
+def test_every_router_hears_of_grants_and_of_the_others(listener: Listener, peers: Peers) -> None:
+    listener.publish(a_report())
+    one, again = peers(Reader), peers(Reader)
+    two = peers(Reader, "/spillway/reports?router=r2")
+    assert all("200" in reader.head() for reader in (one, again, two))
+    while one.report().routers < 2:
+        pass
+    peers(Asker).ask("r2", 9)
+    for reader in (one, two, again):
+        while (report := reader.report()).backlog_tokens != 1000:
+            pass
+        assert report.routers == 2
+        assert report.dispatch_seen == {"r2": 9}
+
+
+def test_an_engine_that_has_said_nothing_grants_nothing(peers: Peers) -> None:
+    asker = peers(Asker)
+    asker.send(reserve_target(Ask("r1", 1, 1000, 10.0, 500)))
+    assert asker.answer()[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (f"GET {RESERVE_PATH}?router=a HTTP/1.1", 405),
+        (f"POST {RESERVE_PATH}?router=a HTTP/1.1", 400),
+        ("POST /spillway/reports?router=a HTTP/1.1", 405),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(
+    listener: Listener, peers: Peers, head: str, status: int
+) -> None:
+    listener.publish(a_report())
+    asker = peers(Asker)
+    asker.socket.sendall(f"{head}\r\n\r\n".encode())
+    assert asker.answer()[0] == status
+    with pytest.raises(EOFError):
+        asker.answer()

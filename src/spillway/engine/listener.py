@@ -4,6 +4,10 @@ The engine hands over the latest report and goes on; this thread numbers, encode
 speaks just enough HTTP for a router: one request head, one endless chunked answer. Nothing here
 waits for a reader: sockets do not block, and a reader that falls behind loses the oldest lines,
 which is counted and shows as a gap in `seq`.
+
+Questions for leave to deflect (`wire.reserve`) are answered here as well, on connections that are
+kept, from the last report and from what was granted since: the scheduler is not disturbed, and an
+engine in the middle of a long step answers at once.
 """
 
 from __future__ import annotations
@@ -18,10 +22,13 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from spillway.clock import Clock
+from spillway.core.errors import RequestError
+from spillway.core.reservation import Ask, Grants
 from spillway.wire.report import REPORTS_PATH, STEPS_MAX, NodeReport, StepTaken, encode
+from spillway.wire.reserve import RESERVE_PATH, encode_answer, load_of, read_ask, with_grants
 
 LINES_MAX = 16  # per reader; at 20 ms each, a third of a second
-READERS_MAX = 64
+READERS_MAX = 256  # each router has one for reports and some for its questions
 HEAD_BYTES_MAX = 16 * 1024
 HEAD_WAIT_S = 5.0
 READ_BYTES = 65536
@@ -36,7 +43,8 @@ class Listener:
     """The report port of one engine.
 
     dropped: what was dropped, by kind; `snapshot` reads it from another thread.
-    `publish` and `note_step` belong to the engine's thread, everything else to this one's.
+    `publish` and `note_*` belong to the engine's thread, everything else to this one's. What
+    was granted belongs to both, under a lock that nobody holds for longer than some µs.
     """
 
     def __init__(
@@ -49,6 +57,9 @@ class Listener:
         self._heartbeat_s = heartbeat_s
         self._latest: NodeReport | None = None
         self._fresh = False
+        self._grants = Grants()
+        self._arrived: list[tuple[str, int]] = []
+        self._lock = threading.Lock()
         self._steps: deque[StepTaken] = deque(maxlen=STEPS_MAX)
         self._sent_at_s = -heartbeat_s
         self._readers: list[_Reader] = []
@@ -69,10 +80,18 @@ class Listener:
 
     def publish(self, report: NodeReport) -> None:
         """Replace the report to send next. Its seq is set per reader. A few µs, never blocks."""
-        self._latest = report
+        with self._lock:
+            for router_id, dispatch_id in self._arrived:
+                self._grants.arrived(router_id, dispatch_id)
+            self._arrived.clear()
+            self._latest = report
         if not self._fresh:
             self._fresh = True
             self._wake()
+
+    def note_arrived(self, router_id: str, dispatch_id: int) -> None:
+        """Take a request for come that the next report will include."""
+        self._arrived.append((router_id, dispatch_id))
 
     def note_step(self, step: StepTaken) -> None:
         """Add a step to the next report; the oldest goes beyond STEPS_MAX."""
@@ -137,22 +156,49 @@ class Listener:
             return
         if reader.begins():
             self.dropped["refused"] += reader.refused
-            latest = self._latest
-            if latest is not None and reader.streaming:
-                reader.put(latest, (), self.dropped)
+            if reader.ask is not None:
+                self._judge(reader, reader.ask)
+            elif reader.streaming:
+                self._fresh = True  # the others are to hear that there is one more
+                latest = self._picture()
+                if latest is not None:
+                    reader.put(latest, (), self.dropped)
         self._flush(reader)
+
+    def _judge(self, reader: _Reader, ask: Ask) -> None:
+        """Answer a question for leave to deflect."""
+        with self._lock:
+            latest = self._latest
+            if latest is None:
+                reader.refuse("503 Service Unavailable", "nothing is known of this engine yet")
+                return
+            verdict = self._grants.decide(ask, load_of(latest), self._clock.now_s())
+            told = with_grants(latest, self._grants, self._routers())
+        self._fresh = True
+        reader.answer(*encode_answer(verdict, told), now_s=self._clock.now_s())
+
+    def _picture(self) -> NodeReport | None:
+        """Return the last report with what has been granted since."""
+        with self._lock:
+            self._grants.expire(self._clock.now_s())
+            latest = self._latest
+            return latest and with_grants(latest, self._grants, self._routers())
+
+    def _routers(self) -> int:
+        return len({reader.router_id for reader in self._readers if reader.streaming})
 
     def _send_due(self) -> None:
         now_s = self._clock.now_s()
         for reader in [one for one in self._readers if not one.began]:
             if now_s > reader.since_s + HEAD_WAIT_S:
-                self.dropped["slow_request"] += 1
+                self.dropped["slow_request"] += not reader.is_kept
                 self._drop(reader)
         pause_s = self._interval_s if self._fresh else self._heartbeat_s
         if self._latest is None or now_s < self._sent_at_s + pause_s:
             return
         self._fresh = False  # before it is read: a report handed over from now on counts as new
-        latest = self._latest
+        latest = self._picture()
+        assert latest is not None
         self._sent_at_s = now_s
         if any(reader.streaming for reader in self._readers):
             steps = tuple(self._steps.popleft() for _ in range(len(self._steps)))
@@ -176,7 +222,10 @@ class Listener:
 
 
 class _Reader:
-    """One connection: a request head, then lines. refused: 1 when the request was not for us."""
+    """One connection: a request head, then lines. refused: 1 when the request was not for us.
+
+    router_id: who reads. ask: the question, if it is one. is_kept: it has asked before.
+    """
 
     def __init__(self, connection: socket.socket, since_s: float) -> None:
         self.connection = connection
@@ -184,6 +233,9 @@ class _Reader:
         self.began = False
         self.streaming = False
         self.refused = 0
+        self.router_id = ""
+        self.ask: Ask | None = None
+        self.is_kept = False
         self._head = b""
         self._seq = 0
         self._lines: deque[bytes] = deque()
@@ -213,16 +265,31 @@ class _Reader:
         self.began = True
         words = self._head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         target = urlsplit(words[1]) if len(words) == 3 else urlsplit("")
-        if target.path != REPORTS_PATH:
-            self._refuse("404 Not Found", f"only {REPORTS_PATH} is served here")
-        elif words[0] != "GET":
-            self._refuse("405 Method Not Allowed", f"{REPORTS_PATH} is read with GET")
-        elif not parse_qs(target.query).get("router"):
-            self._refuse("400 Bad Request", "say who asks: ?router=ID")
+        method = {REPORTS_PATH: "GET", RESERVE_PATH: "POST"}.get(target.path)
+        if method is None:
+            self.refuse("404 Not Found", f"only {REPORTS_PATH} and {RESERVE_PATH} are served here")
+        elif words[0] != method:
+            self.refuse("405 Method Not Allowed", f"{target.path} takes {method}")
+        elif method == "POST":
+            try:
+                self.ask = read_ask(target.query)
+            except RequestError as error:
+                self.refuse("400 Bad Request", str(error))
+        elif not (routers := parse_qs(target.query).get("router")):
+            self.refuse("400 Bad Request", "say who asks: ?router=ID")
         else:
+            self.router_id = routers[-1]
             self.streaming = True
             self._rest = _OK
         return True
+
+    def answer(self, status: int, body: bytes, *, now_s: float) -> None:
+        """Answer a question, and wait for the next one."""
+        head = f"HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: "
+        self._rest += head.encode() + b"%d\r\n\r\n%b" % (len(body), body)
+        self._head = self._head.partition(b"\r\n\r\n")[2]
+        self.began, self.ask, self.is_kept = False, None, True
+        self.since_s = now_s
 
     def put(self, report: NodeReport, steps: tuple[StepTaken, ...], dropped: Counter[str]) -> None:
         """Queue a report for this reader, dropping its oldest line when it is too far behind."""
@@ -247,7 +314,8 @@ class _Reader:
             return False
         return self.streaming or not self.began
 
-    def _refuse(self, status: str, text: str) -> None:
+    def refuse(self, status: str, text: str) -> None:
+        """Answer that this cannot be had, and end the connection."""
         self.refused = 1
         body = f"{text}\n".encode()
         self._rest = (

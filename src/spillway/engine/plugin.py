@@ -203,7 +203,7 @@ class Plugin:
         except RequestError:
             self.reporter.dropped["order"] += 1
             return
-        self.reporter.seen.note(order.router_id, order.dispatch_id)
+        self.reporter.arrived(order.router_id, order.dispatch_id)
         if order.tbt_s is not None:
             targets = self._tbt_s_by_id
             targets[request.request_id] = order.tbt_s

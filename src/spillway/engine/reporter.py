@@ -71,6 +71,12 @@ class Reporter:
         host, port = self.listener.address
         self.whereabouts = f"reports on {host}:{port}"
 
+    def arrived(self, router_id: str, dispatch_id: int) -> None:
+        """Remember a dispatch that the next report will include."""
+        self.seen.note(router_id, dispatch_id)
+        if self.listener is not None:
+            self.listener.note_arrived(router_id, dispatch_id)
+
     def note_step(self, step: StepTaken) -> None:
         """Remember a step that is over; the next reports bring it."""
         self._last_step = step
