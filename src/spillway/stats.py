@@ -82,7 +82,11 @@ class GapHistogram:
 
     def add(self, gap_s: float, count: int = 1) -> None:
         """Count a gap, `count` times. Raises ValueError when it is negative or not finite."""
-        self._counts[_bucket(gap_s)] += count
+        if GAP_FLOOR_S <= gap_s < GAP_CEILING_S:
+            at = int(log(gap_s * _PER_FLOOR) * _PER_LOG_GROWTH) + 1
+        else:
+            at = _bucket(gap_s)
+        self._counts[at] += count
         self.count += count
         self.sum_s += gap_s * count
         if gap_s > self.max_s:

@@ -130,15 +130,21 @@ class NodeLedger:
         """Book a prompt that runs here: `execute_s` is what it adds to the backlog."""
         self._own[entry.dispatch_id] = entry
         self._unseen.append(entry)
-        self._count_prefill(entry, 1)
+        tokens, pairs = entry.tokens, entry.pairs
+        self._own_prompts += 1
+        self._own_tokens += tokens
+        self._own_pairs += pairs
         self._unseen_prompts += 1
-        self._unseen_tokens += entry.tokens
-        self._unseen_pairs += entry.pairs
+        self._unseen_tokens += tokens
+        self._unseen_pairs += pairs
         self._own_kv_tokens += entry.kv_tokens
-        self._protect(entry)
+        if entry.tbt_s != inf:
+            self._protect(entry.tbt_s)
         view = self._view
-        view.backlog_until_s = max(view.backlog_until_s, now_s) + execute_s
-        self._touch()
+        from_s = view.backlog_until_s
+        view.backlog_until_s = (from_s if from_s > now_s else now_s) + execute_s
+        if not self._behind:
+            self._fall_behind()
 
     def add_decode(self, entry: Entry) -> None:
         """Book a request whose KV this node pulls; it counts as a stream from now on."""
@@ -148,18 +154,21 @@ class NodeLedger:
         self._joining_kv_tokens += entry.kv_tokens
         self._own_decode_seqs += 1
         self._own_kv_tokens += entry.kv_tokens
-        self._protect(entry)
-        self._touch()
+        if entry.tbt_s != inf:
+            self._protect(entry.tbt_s)
+        if not self._behind:
+            self._fall_behind()
 
     def first_token(self, entry: Entry, now_s: float) -> None:
         """The request decodes from here on: its prefill work, or its pull, is over."""
         if entry.decoding:
             return
         entry.decoding = True
-        if entry.tokens:
+        if entry.tokens:  # a stream whose KV was pulled has counted as one all along
             self._end_prefill(entry, now_s)
             self._own_decode_seqs += 1
-        self._touch()
+            if not self._behind:
+                self._fall_behind()
 
     def end(self, entry: Entry, now_s: float) -> None:
         """The dispatch is over, however it ended. Raises InvariantViolation if not booked here."""
@@ -175,14 +184,16 @@ class NodeLedger:
                 self._see(entry)
                 self._forget_seen()
         self._own_kv_tokens -= entry.kv_tokens
-        if entry.tbt_s != inf:
-            left = self._tbt_counts[entry.tbt_s] - 1
+        tbt_s = entry.tbt_s
+        if tbt_s != inf:
+            left = self._tbt_counts[tbt_s] - 1
             if left:
-                self._tbt_counts[entry.tbt_s] = left
+                self._tbt_counts[tbt_s] = left
             else:
-                del self._tbt_counts[entry.tbt_s]
+                del self._tbt_counts[tbt_s]
                 self._own_tbt_s = min(self._tbt_counts, default=inf)
-        self._touch()
+        if not self._behind:
+            self._fall_behind()
 
     def report(self, state: NodeState) -> bool:
         """Replace the base by the node's own word; keep what it cannot know yet.
@@ -212,21 +223,17 @@ class NodeLedger:
         )
         return True
 
-    def _protect(self, entry: Entry) -> None:
-        if entry.tbt_s != inf:
-            self._tbt_counts[entry.tbt_s] = self._tbt_counts.get(entry.tbt_s, 0) + 1
-            if entry.tbt_s < self._own_tbt_s:
-                self._own_tbt_s = entry.tbt_s
-
-    def _count_prefill(self, entry: Entry, sign: int) -> None:
-        self._own_prompts += sign
-        self._own_tokens += sign * entry.tokens
-        self._own_pairs += sign * entry.pairs
-        if not self._own_prompts:
-            self._own_pairs = 0.0  # sums of floats drift; an empty book has no remainder
+    def _protect(self, tbt_s: float) -> None:
+        self._tbt_counts[tbt_s] = self._tbt_counts.get(tbt_s, 0) + 1
+        if tbt_s < self._own_tbt_s:
+            self._own_tbt_s = tbt_s
 
     def _end_prefill(self, entry: Entry, now_s: float) -> None:
-        self._count_prefill(entry, -1)
+        self._own_prompts -= 1
+        self._own_tokens -= entry.tokens
+        self._own_pairs -= entry.pairs
+        if not self._own_prompts:
+            self._own_pairs = 0.0  # sums of floats drift; an empty book has no remainder
         if entry.unseen:
             self._see(entry)
             self._forget_seen()
@@ -245,11 +252,12 @@ class NodeLedger:
             self._joining_kv_tokens -= entry.kv_tokens
 
     def _forget_seen(self) -> None:
-        while self._unseen and not self._unseen[0].unseen:
-            self._unseen.popleft()
+        unseen = self._unseen
+        while unseen and not unseen[0].unseen:
+            unseen.popleft()
         # A node that never reports would keep whatever ended behind one long stream.
-        if len(self._unseen) > UNSEEN_MIN + 2 * (self._unseen_prompts + self._joining_seqs):
-            self._unseen = deque(entry for entry in self._unseen if entry.unseen)
+        if len(unseen) > UNSEEN_MIN + 2 * (self._unseen_prompts + self._joining_seqs):
+            self._unseen = deque(entry for entry in unseen if entry.unseen)
 
     def _drain_s(self, tokens: int, pairs: float) -> float:
         if tokens <= 0:
@@ -269,11 +277,10 @@ class NodeLedger:
             1 if is_fixed else spec.chunk_tokens_multiple,
         )
 
-    def _touch(self) -> None:
+    def _fall_behind(self) -> None:
         """Note that the view is behind: facts between two decisions share one refresh."""
-        if not self._behind:
-            self._behind = True
-            self._all_behind.append(self)
+        self._behind = True
+        self._all_behind.append(self)
 
     def refresh(self) -> None:
         """Bring the view up to date with the books."""
@@ -350,9 +357,10 @@ class Ledger:
         self, now_s: float, decisions: int, without: frozenset[NodeId] = frozenset()
     ) -> ClusterView:
         """Return the live view, less the nodes in `without`. O(1) when there are none."""
-        for node in self._behind:
-            node.refresh()
-        self._behind.clear()
+        if self._behind:
+            for node in self._behind:
+                node.refresh()
+            self._behind.clear()
         view = self._view
         if without:
             view = replace(

@@ -59,7 +59,8 @@ class RequestView(NamedTuple):
         for node, cached in self.cached_tokens_by_node:
             if node == node_id:
                 return max(1, self.prompt_tokens - cached)
-        return max(1, self.prompt_tokens)
+        tokens = self.prompt_tokens
+        return tokens if tokens > 1 else 1
 
 
 class ChunkMode(StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from spillway.core.prefixes import Chain
 from spillway.core.types import NodeId, RequestView
 from spillway.sim.port import Port
@@ -79,9 +81,12 @@ def prefill_job(flight: Flight) -> Job:
     return Job(
         request.request_id,
         request.prompt_tokens,
-        dispatch_id=flight.dispatch_id,
-        blocks=flight.blocks,
-        block_tokens=flight.block_tokens,
+        1,
+        inf,
+        flight.dispatch_id,
+        (),
+        flight.blocks,
+        flight.block_tokens,
     )
 
 

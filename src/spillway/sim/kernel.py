@@ -47,9 +47,8 @@ class Kernel:
         for _ in range(self.events_max - self.events):
             if not heap or heap[0][0] > until_s:
                 return
-            event = heappop(heap)
-            self.now_s = event[0]
-            event[3](event[4])
+            self.now_s, _, _, call, item = heappop(heap)
+            call(item)
             if after_event is not None:
                 after_event()
         raise InvariantViolation(f"{self.events_max} events and no end at {self.now_s} s")

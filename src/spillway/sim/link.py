@@ -37,7 +37,7 @@ class Link:
 
     def take(self, now_s: float, kv_bytes: int, other: NodeSpec) -> Passage:
         """Queue a transfer from or to `other`."""
-        begin_s = max(now_s, self.free_s)
+        begin_s = self.free_s if self.free_s > now_s else now_s
         self.free_s = end_s = begin_s + link_end_s(self._spec, other, kv_bytes)
         self.bytes_moved += kv_bytes
         self.transfers += 1

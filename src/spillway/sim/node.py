@@ -267,8 +267,8 @@ class SimNode:
         world = self.world
         slope_s = world.kv_token_s * seqs
         if chunks:
-            scheduled = seqs + sum([tokens for _, tokens in chunks])
-            first_s = world.step_s(seqs, scheduled, batch.context_tokens, prompts.pairs)
+            tokens = seqs + prompts.chunk_tokens
+            first_s = world.step_s(seqs, tokens, batch.context_tokens, prompts.pairs)
             slope_s += world.token_pair_s * chunks[0][1] ** 2  # more than one step: one chunk
         else:
             first_s = world.step_s(seqs, seqs, batch.context_tokens, 0.0)

@@ -27,8 +27,9 @@ class Prompts:
     """The FIFO of prompts on one node.
 
     queued: not started. running: KV room booked, chunks under way, oldest first.
-    chunks: (prompt, tokens) of the next step. pairs: their attention work. chunk_steps: how many
-    steps in a row may take just these tokens. skipping: prompts wait, but no chunk is safe.
+    chunks: (prompt, tokens) of the next step. chunk_tokens, pairs: their sum and their attention
+    work. chunk_steps: how many steps in a row may take just these tokens. skipping: prompts wait,
+    but no chunk is safe.
     backlog_*: what is left of queued and running ones.
     controller: what the node has learnt about its step times; a restart forgets it.
     """
@@ -43,6 +44,7 @@ class Prompts:
         "backlog_pairs",
         "backlog_tokens",
         "chunk_steps",
+        "chunk_tokens",
         "chunks",
         "controller",
         "pairs",
@@ -71,6 +73,7 @@ class Prompts:
         self.queued: deque[Resident] = deque()
         self.running: list[Resident] = []
         self.chunks: list[tuple[Resident, int]] = []
+        self.chunk_tokens = 0
         self.pairs = 0.0
         self.chunk_steps = STEPS_UNLIMITED
         self.skipping = False
@@ -103,6 +106,7 @@ class Prompts:
     def pick(self, at_s: float) -> None:
         """Choose the next step's chunks: sets `chunks`, `pairs`, `chunk_steps` and `skipping`."""
         self.chunks = []
+        self.chunk_tokens = 0
         self.pairs = 0.0
         self.chunk_steps = STEPS_UNLIMITED
         self.skipping = False
@@ -180,6 +184,7 @@ class Prompts:
 
     def _take(self, resident: Resident, chunk_tokens: int) -> None:
         self.chunks.append((resident, chunk_tokens))
+        self.chunk_tokens += chunk_tokens
         done_tokens = resident.computed_tokens
         self.pairs += token_pairs(chunk_tokens, done_tokens)
         if resident.job.blocks and done_tokens + chunk_tokens >= resident.target_tokens:

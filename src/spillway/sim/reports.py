@@ -25,7 +25,8 @@ from spillway.sim.snapshot import node_state
 class Reports:
     """The reporting of a cluster's nodes.
 
-    period_s: 0 for nodes that never report (stock engines). tell: what the dispatcher is told.
+    period_s: 0 for nodes that never report (stock engines), `active` for others. tell: what the
+        dispatcher is told.
     materialised: work count; told, lost: reports that arrived and that did not.
     needed_tick: the oldest tick whose state may still be read; earlier ones are not kept.
     """
@@ -45,6 +46,7 @@ class Reports:
                 raise ConfigError(f"reports: {name} is {value}; it must be finite and >= 0")
         if not 0 <= loss_frac <= 1:
             raise ConfigError(f"reports: loss_frac is {loss_frac}; it must be between 0 and 1")
+        self.active = period_s > 0
         self.period_s = period_s
         self.delay_s = delay_s
         self.loss_frac = loss_frac
@@ -56,10 +58,6 @@ class Reports:
         self._tell = tell
         self.needed_tick = 0
         self._looked_at_tick = -1
-
-    @property
-    def active(self) -> bool:
-        return self.period_s > 0
 
     def before_change(self, port: Port, now_s: float) -> None:
         """Keep the state at the last tick before `now_s`; call it when now_s >= next_tick_s."""
@@ -85,10 +83,11 @@ class Reports:
         if tick <= self._looked_at_tick:
             return
         self._looked_at_tick = tick
+        refresh_s = self._refresh_s
         for port in ports:
-            if not port.alive or tick <= port.heard_tick:
+            if port.quiet and now_s - port.heard_s < refresh_s:
                 continue
-            if port.quiet and now_s - port.heard_s < self._refresh_s:
+            if not port.alive or tick <= port.heard_tick:
                 continue
             state = self._latest(port, tick, now_s)
             if state is None:

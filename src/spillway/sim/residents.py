@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
 from typing import NamedTuple
@@ -136,28 +137,32 @@ class Resident:
         return self.target_tokens - self.computed_tokens
 
 
-class PrefillDone(NamedTuple):
+@dataclass(slots=True)
+class PrefillDone:
     """The last token of a prefill-leg prompt was computed; its KV is held until `release_kv`."""
 
     resident: Resident
     at_s: float
 
 
-class PullStarted(NamedTuple):
+@dataclass(slots=True)
+class PullStarted:
     """There is room for a prompt that was prefilled elsewhere: its KV may come (`kv_arrived`)."""
 
     resident: Resident
     at_s: float
 
 
-class FirstTokenAt(NamedTuple):
+@dataclass(slots=True)
+class FirstTokenAt:
     """A request emitted its first token."""
 
     resident: Resident
     at_s: float
 
 
-class Tokens(NamedTuple):
+@dataclass(slots=True)
+class Tokens:
     """A request emitted `tokens` tokens, its first included. Only from a per-token node."""
 
     resident: Resident
@@ -165,14 +170,16 @@ class Tokens(NamedTuple):
     tokens: int
 
 
-class Finished(NamedTuple):
+@dataclass(slots=True)
+class Finished:
     """A request emitted its last token and left; its timings and gaps are final."""
 
     resident: Resident
     at_s: float
 
 
-class Preempted(NamedTuple):
+@dataclass(slots=True)
+class Preempted:
     """A request lost its KV for want of room and will be prefilled again here."""
 
     resident: Resident

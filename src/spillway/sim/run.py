@@ -218,14 +218,15 @@ class Simulation:
         next_s = rows[index + 1].arrival_s if index + 1 < len(rows) else inf
         if next_s < inf:
             kernel.at(next_s, self._arrive, index + 1)
-        slos = scenario.slos
+        slos, output_tokens = scenario.slos, row.output_tokens
+        declared_tokens = scenario.output_tokens_max
         request_id = f"r{index}"
         prompt = name_prompt(row) if row.prefix_blocks else NO_NAME
         request = RequestView(
             request_id,
             row.arrival_s,
             row.prompt_tokens,
-            max(scenario.output_tokens_max, row.output_tokens),
+            declared_tokens if declared_tokens > output_tokens else output_tokens,
             slos.get(row.class_name) or slos[DEFAULT_CLASS],
             row.class_name,
             self._cached(prompt) if prompt.chain else (),

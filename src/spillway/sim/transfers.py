@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from spillway.sim.flights import Flight
 from spillway.sim.kernel import Kernel
 from spillway.sim.port import Port
 
 
-class Transfer(NamedTuple):
+@dataclass(slots=True)
+class Transfer:
     """One pull. left_s: when the last byte leaves the prefill node."""
 
     flight: Flight
