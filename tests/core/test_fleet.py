@@ -32,10 +32,10 @@ def seen_by_policies(run: Harness) -> tuple[list[str], list[str]]:
 def test_a_node_that_joins_gets_nothing_before_it_answers() -> None:
     run = Harness(prefill=1)
     assert run(NodeJoined(NEW_PREFILL)) == []
-    for request_id in ("r1", "r2"):
-        assert run.arrive(request_id) == StartPrefill(request_id, "p0", 1)
+    orders = [run.arrive(request_id) for request_id in ("r1", "r2")]
+    assert orders == [StartPrefill("r1", "p0", 1), StartPrefill("r2", "p0", 2)]
     run(NodeBack("p0a"))
-    assert run.arrive("r3") == StartPrefill("r3", "p0a", 1)
+    assert run.arrive("r3") == StartPrefill("r3", "p0a", 3)
 
 
 def test_policies_see_nodes_in_the_order_of_their_ids_whoever_came_first() -> None:
