@@ -44,14 +44,10 @@ from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.prefixes import PromptMemory
 from spillway.router.relay import Exchange
 from spillway.router.request_log import RequestLog
+from spillway.router.reserving import Reserving
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.strain import StrainWatch
-from spillway.wire.openai import (
-    decode_body,
-    ordered_fields,
-    prefill_body,
-    with_order,
-)
+from spillway.wire.openai import decode_body, ordered_fields, prefill_body, with_order
 from spillway.wire.order import EngineOrder, encode_order
 from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER, NodeReport
 
@@ -109,6 +105,7 @@ class Shell:
         self.models = self.admission.models
         self.ruler = self.admission.ruler
         self.takes_orders: set[NodeId] = set()
+        self.reserving = Reserving(self)
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
         self.on_tripped: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
@@ -118,7 +115,7 @@ class Shell:
         self._orders: dict[type, Callable[[Any], None]] = {
             StartPrefill: self._start_prefill,
             StartDecode: self._start_decode,
-            StartDeflected: self._start_deflected,
+            StartDeflected: self.reserving.take,
             AbortOnNode: self._abort,
             AnswerError: self._answer_error,
             LogDecision: self._log,
@@ -257,7 +254,8 @@ class Shell:
         # Never twice: what a node has begun to pull is gone, and other KV may lie in its place.
         self._answer_from(order, exchange, self._lines(order), body, may_resend=False)
 
-    def _start_deflected(self, order: StartDeflected) -> None:
+    def start_deflected(self, order: StartDeflected) -> None:
+        """Send a prompt to the decode node that has been chosen for it."""
         exchange = self._begin(order, "deflected")
         lines = self._lines(order)
         if order.chunks:
