@@ -375,11 +375,14 @@ class Ledger:
 
 def frozen_copy(cluster: ClusterView) -> ClusterView:
     """Return a copy that later events do not change: what a decision log keeps."""
-    return replace(
-        cluster,
+    return ClusterView(
+        now_s=cluster.now_s,
         prefill=tuple([node.copied() for node in cluster.prefill]),
         decode=tuple([node.copied() for node in cluster.decode]),
-        output_tokens_by_class=dict(cluster.output_tokens_by_class),
+        report_age_max_s=cluster.report_age_max_s,
+        decisions=cluster.decisions,
+        may_hold=cluster.may_hold,
+        output_tokens_by_class=cluster.output_tokens_by_class.copy(),
     )
 
 

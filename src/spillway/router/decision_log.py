@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf
 
 import msgspec
 
@@ -28,12 +28,12 @@ from spillway.core.types import (
 from spillway.router.line_file import LineFile
 from spillway.wire.decisions import DecisionBody, DecisionRecord, from_decision, from_log
 
+NODES_KEPT_MAX = 4096
 
-class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A `core.types.NodeView`; None stands for the infinity of its default.
 
-    Of its spec only what nodes teach the router while it runs: the law of its steps (without the
-    hinges, which stay), its share of the target, and its chunks.
+class NodeStanding(msgspec.Struct, frozen=True):
+    """What a `core.types.NodeView` says beside its spec; None is the infinity of its default.
+
     backlog_endless: `backlog_until_s` is the other infinity: no chunk of the backlog is safe.
     """
 
@@ -54,6 +54,15 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     usable: bool
     over_budget: bool
     drifting: bool
+
+
+class NodeRecord(NodeStanding, frozen=True, kw_only=True):
+    """A `core.types.NodeView`.
+
+    Of its spec only what nodes teach the router while it runs: the law of its steps (without the
+    hinges, which stay), its share of the target, and its chunks.
+    """
+
     step_base_s: float
     token_s: tuple[float, ...]
     decode_seq_s: float = 0.0
@@ -69,6 +78,17 @@ class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     now_s: float
     nodes: list[NodeRecord]
+    report_age_max_s: float
+    decisions: int
+    output_tokens_by_class: dict[str, int]
+    may_hold: bool
+
+
+class _ClusterText(msgspec.Struct):
+    """A `ClusterRecord` whose nodes are texts already; its fields are in the same order."""
+
+    now_s: float
+    nodes: list[msgspec.Raw]
     report_age_max_s: float
     decisions: int
     output_tokens_by_class: dict[str, int]
@@ -99,9 +119,7 @@ class DecisionLog:
     def __init__(self, policy: str, kept_max: int, path: str = "", lines_max: int = 10_000) -> None:
         self._policy = policy
         self._ring: deque[LogDecision] = deque(maxlen=kept_max)
-        self.file: LineFile[LogDecision] = LineFile(
-            path, lambda log: encode_line(log, policy), lines_max
-        )
+        self.file: LineFile[LogDecision] = LineFile(path, LineEncoder(policy).encode, lines_max)
 
     @property
     def wants_views(self) -> bool:
@@ -127,9 +145,7 @@ class DecisionLog:
 
 def encode_line(log: LogDecision, policy: str) -> bytes:
     """Return one line of the log, newline included."""
-    cluster = None if log.cluster is None else _cluster_record(log.cluster)
-    line = LoggedDecision(logged=from_log(log, policy), cluster=cluster)
-    return msgspec.json.encode(line) + b"\n"
+    return LineEncoder(policy).encode(log)
 
 
 def decode_line(line: bytes) -> LoggedDecision:
@@ -137,50 +153,78 @@ def decode_line(line: bytes) -> LoggedDecision:
     return msgspec.json.decode(line, type=LoggedDecision)
 
 
-def _cluster_record(view: ClusterView) -> ClusterRecord:
-    return ClusterRecord(
-        now_s=view.now_s,
-        nodes=[_node_record(node) for node in (*view.prefill, *view.decode)],
-        report_age_max_s=view.report_age_max_s,
-        decisions=view.decisions,
-        output_tokens_by_class=view.output_tokens_by_class,
-        may_hold=view.may_hold,
-    )
+class LineEncoder:
+    """Writes decisions as lines of the log, each a `LoggedDecision`; for one thread.
+
+    What a node taught the router changes far less often than decisions are made, so its text is
+    kept: numbers are what takes the time.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self._policy = policy
+        self._encode = msgspec.json.Encoder().encode
+        self._taught: dict[NodeId, tuple[NodeSpec, bytes]] = {}
+
+    def encode(self, log: LogDecision) -> bytes:
+        """Return one line, newline included. Cost: O(nodes + candidates)."""
+        logged = self._encode(from_log(log, self._policy))
+        view = log.cluster
+        if view is None:
+            return b'{"logged":%b,"cluster":null}\n' % logged
+        cluster = _ClusterText(
+            view.now_s,
+            [msgspec.Raw(self._node(node)) for node in (*view.prefill, *view.decode)],
+            view.report_age_max_s,
+            view.decisions,
+            view.output_tokens_by_class,
+            view.may_hold,
+        )
+        return b'{"logged":%b,"cluster":%b}\n' % (logged, self._encode(cluster))
+
+    def _node(self, node: NodeView) -> bytes:
+        """Return the JSON of a `NodeRecord`; its encoder writes every infinity as null."""
+        spec = node.spec
+        standing = NodeStanding(
+            spec.node_id,
+            spec.role,
+            node.backlog_prompts,
+            node.backlog_tokens,
+            node.backlog_token_pairs,
+            node.backlog_until_s,
+            node.backlog_until_s == inf,
+            node.decode_seqs,
+            node.kv_used_tokens,
+            node.kv_capacity_tokens,
+            node.tbt_s_min,
+            node.link_until_s,
+            node.heard_at_s,
+            node.reporting,
+            node.usable,
+            node.over_budget,
+            node.drifting,
+        )
+        known, taught = self._taught.get(spec.node_id, (None, b""))
+        if known is not spec:
+            if len(self._taught) >= NODES_KEPT_MAX:  # of nodes that left, nobody tells
+                self._taught.clear()
+            taught = self._encode(_taught(spec))
+            self._taught[spec.node_id] = spec, taught
+        return self._encode(standing)[:-1] + b"," + taught[1:]
 
 
-def _node_record(node: NodeView) -> NodeRecord:
-    spec, law = node.spec, node.spec.profile
-    return NodeRecord(
-        node_id=node.node_id,
-        role=node.spec.role,
-        backlog_prompts=node.backlog_prompts,
-        backlog_tokens=node.backlog_tokens,
-        backlog_token_pairs=node.backlog_token_pairs,
-        backlog_until_s=_finite(node.backlog_until_s),
-        backlog_endless=node.backlog_until_s == inf,
-        decode_seqs=node.decode_seqs,
-        kv_used_tokens=node.kv_used_tokens,
-        kv_capacity_tokens=node.kv_capacity_tokens,
-        tbt_s_min=_finite(node.tbt_s_min),
-        link_until_s=_finite(node.link_until_s),
-        heard_at_s=_finite(node.heard_at_s),
-        reporting=node.reporting,
-        usable=node.usable,
-        over_budget=node.over_budget,
-        drifting=node.drifting,
-        step_base_s=law.step_base_s,
-        token_s=law.token_s,
-        decode_seq_s=law.decode_seq_s,
-        kv_token_s=law.kv_token_s,
-        token_pair_s=law.token_pair_s,
-        tbt_margin_frac=spec.tbt_margin_frac,
-        chunk_mode=spec.chunk_mode,
-        chunk_tokens_max=spec.chunk_tokens_max,
-    )
-
-
-def _finite(value_s: float) -> float | None:
-    return value_s if isfinite(value_s) else None
+def _taught(spec: NodeSpec) -> dict[str, object]:
+    """Return the fields that `NodeRecord` has beside those of `NodeStanding`."""
+    law = spec.profile
+    return {
+        "step_base_s": law.step_base_s,
+        "token_s": law.token_s,
+        "decode_seq_s": law.decode_seq_s,
+        "kv_token_s": law.kv_token_s,
+        "token_pair_s": law.token_pair_s,
+        "tbt_margin_frac": spec.tbt_margin_frac,
+        "chunk_mode": spec.chunk_mode,
+        "chunk_tokens_max": spec.chunk_tokens_max,
+    }
 
 
 def _request(record: DecisionRecord) -> RequestView:

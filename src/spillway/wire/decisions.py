@@ -17,7 +17,7 @@ from spillway.core.types import RequestView
 DECISION_VERSION = 1
 
 
-class EstimateParts(msgspec.Struct, frozen=True, kw_only=True):
+class EstimateParts(msgspec.Struct, frozen=True):
     """Predicted TTFT in parts, seconds; they add up to `total_s`."""
 
     queue_s: float = 0.0
@@ -156,4 +156,4 @@ def _parts(estimate: TtftEstimate | None) -> EstimateParts | None:
     # JSON has no infinity; an estimate that is not finite says no more than its absence.
     if estimate is None or not isfinite(estimate.total_s):
         return None
-    return EstimateParts(**estimate._asdict())
+    return EstimateParts(*estimate)
