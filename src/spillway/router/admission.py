@@ -19,7 +19,7 @@ from spillway.router.prefixes import PromptMemory
 from spillway.router.relay import Exchange, Owner
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.tokens import PromptRuler
-from spillway.wire.openai import ParsedBody, parse_body
+from spillway.wire.openai import parse_body
 
 REQUEST_ID_BYTES_MAX = 128
 TIMEOUT_HEADER = "x-request-timeout-ms"
@@ -69,7 +69,13 @@ class Admission:
         request_id, id_line = self._name(own.get(b"x-request-id"))
         limit = parsed.output_tokens_max
         now_s = self._clock.now_s()
-        chain, cached = self._recall(parsed, prompt_tokens, prompt_bytes, now_s)
+        chain: Chain = ()
+        cached: tuple[tuple[NodeId, int], ...] = ()
+        if self._memory is not None:
+            chain, cached = self._memory.recall(parsed, prompt_tokens, prompt_bytes, now_s)
+        timeout_ms, patience_s = own.get(b"x-request-timeout-ms"), self._settings.patience_s
+        if timeout_ms is not None:
+            patience_s = min(_timeout_s(timeout_ms), patience_s)
         view = RequestView(
             request_id,
             now_s,
@@ -78,32 +84,9 @@ class Admission:
             slo,
             class_name,
             cached,
-            deadline_s=now_s + self._patience_s(own.get(b"x-request-timeout-ms")),
+            now_s + patience_s,
         )
         return Exchange(owner, conn, request, parsed, prompt_bytes, view, id_line, chain)
-
-    def _recall(
-        self, parsed: ParsedBody, prompt_tokens: int, prompt_bytes: int, now_s: float
-    ) -> tuple[Chain, tuple[tuple[NodeId, int], ...]]:
-        if self._memory is None:
-            return (), ()
-        return self._memory.recall(parsed, prompt_tokens, prompt_bytes, now_s)
-
-    def _patience_s(self, value: bytes | None) -> float:
-        """Return for how long the client waits for a first byte: its own word, within ours."""
-        if value is None:
-            return self._settings.patience_s
-        try:
-            timeout_s = float(value) / 1000.0
-        except ValueError:
-            timeout_s = -inf
-        if not (isfinite(timeout_s) and timeout_s > 0):
-            shown = value[:64].decode("latin-1")
-            raise RequestError(
-                f"{TIMEOUT_HEADER} is {shown!r}; it must be a positive number of milliseconds",
-                param=TIMEOUT_HEADER,
-            )
-        return min(timeout_s, self._settings.patience_s)
 
     def _name(self, given: bytes | None) -> tuple[RequestId, bytes]:
         """Return the id that the request has here, and the header line with the client's own."""
@@ -124,3 +107,18 @@ class Admission:
         while (request_id := f"{start}{next(self._numbers)}") in self._live:
             pass
         return request_id
+
+
+def _timeout_s(value: bytes) -> float:
+    """Return for how long a client says that it waits for a first byte."""
+    try:
+        timeout_s = float(value) / 1000.0
+    except ValueError:
+        timeout_s = -inf
+    if not (isfinite(timeout_s) and timeout_s > 0):
+        shown = value[:64].decode("latin-1")
+        raise RequestError(
+            f"{TIMEOUT_HEADER} is {shown!r}; it must be a positive number of milliseconds",
+            param=TIMEOUT_HEADER,
+        )
+    return timeout_s

@@ -158,9 +158,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._resent = False
         # Kept until the first byte comes back, so that a stale connection costs one free retry.
         self._request = (head, body)
-        if self._transport is not None:
+        transport = self._transport
+        if transport is not None:
             self._reused = True
-            self._send()
+            self._state = _WAITING
+            transport.writelines(self._request)
 
     def abort(self) -> None:
         """Drop the exchange and the connection at once; the owner hears nothing more."""

@@ -25,6 +25,7 @@ class LineFile(Generic[T]):
     """Lines on their way into a file; `path` "" is nowhere and STDERR the process's own stderr.
 
     encode: returns one line, newline included; called in the writing thread.
+    is_wanted: whether lines go anywhere at all.
     dropped: lines that the buffer or the disk had no room for.
     """
 
@@ -34,12 +35,8 @@ class LineFile(Generic[T]):
         self._lines_max = lines_max
         self._waiting: list[T] = []
         self._under_way: asyncio.Future[None] | None = None
+        self.is_wanted = bool(path)
         self.dropped = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether lines go anywhere at all."""
-        return bool(self._path)
 
     def check(self, key: str) -> None:
         """Raise ConfigError, naming the setting `key`, if the file cannot be written to."""

@@ -12,12 +12,13 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from spillway.clock import Clock
 from spillway.core.decide import Reason, Route
 from spillway.core.prefixes import Chain
-from spillway.core.types import NodeId, RequestView
+from spillway.core.types import NodeId, RequestView, Slo
 from spillway.router.fetch import Unchunker
 from spillway.router.gaps import GapMeter
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
@@ -136,8 +137,7 @@ class Exchange:
         self.view = view
         self.id_line = id_line
         self.chain = chain
-        targets = TARGET_LINES % (view.slo.ttft_s * 1000, view.slo.tbt_s * 1000)
-        self.headers = b"".join((*request.lines, id_line, targets))
+        self.headers = b"".join((*request.lines, id_line, target_lines(view.slo)))
         self.body = request.body
         self.kv_params = b""
         self.kv_since_s = view.arrival_s
@@ -333,6 +333,12 @@ class Exchange:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.conn.transport.abort()
         self.conn.answered(close=True)
+
+
+@lru_cache(maxsize=256)
+def target_lines(slo: Slo) -> bytes:
+    """Return the header lines that tell an engine the targets; most requests share a few."""
+    return TARGET_LINES % (slo.ttft_s * 1000, slo.tbt_s * 1000)
 
 
 def is_failed_start(data: bytes) -> bool:

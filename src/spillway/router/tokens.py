@@ -32,9 +32,9 @@ class _Ratio:
         self._prompt_bytes = PRIOR_BYTES
         self._tokens = PRIOR_BYTES * TOKENS_PER_BYTE_DEFAULT
 
-    @property
-    def tokens_per_byte(self) -> float:
-        return self._tokens / self._prompt_bytes
+    def tokens_of(self, prompt_bytes: int) -> int:
+        """Return how many tokens a prompt of that size is taken to have, at least 1."""
+        return max(1, round(prompt_bytes * (self._tokens / self._prompt_bytes)))
 
     def add(self, prompt_bytes: int, tokens: int) -> None:
         self._prompt_bytes += prompt_bytes
@@ -64,7 +64,7 @@ class PromptRuler:
                 return ids, 0
         prompt_bytes = len(prompt) + parsed.tools_bytes
         ratio = self._ratios.get((parsed.model, parsed.is_chat), self._unknown)
-        return max(1, round(prompt_bytes * ratio.tokens_per_byte)), prompt_bytes
+        return ratio.tokens_of(prompt_bytes), prompt_bytes
 
     def learn(self, model: str, is_chat: bool, prompt_bytes: int, prompt_tokens: int) -> None:
         """Take a true prompt length into account; nothing to learn when either is 0.

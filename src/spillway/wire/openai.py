@@ -72,6 +72,11 @@ _PREFILL_KV_PARAMS = msgspec.Raw(
 )
 
 
+# What few bodies hold, so that one look at the keys passes over what is to be done about it.
+_GUARDED = frozenset((*TRANSFER_PARAMS, XARGS))
+_SEVERAL = frozenset(("n", "best_of", "use_beam_search"))
+
+
 class ParsedBody(NamedTuple):
     """What the router knows of a request body.
 
@@ -121,12 +126,16 @@ def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
         raise RequestError(f"the body is not a JSON object: {error}") from None
     except RecursionError:
         raise RequestError("the body is nested too deeply") from None
-    _refuse_transfer_params(fields)
+    if not _GUARDED.isdisjoint(fields):
+        _refuse_transfer_params(fields)
     model = _read(fields, "model", _TEXT, "a string")
     if not model:
         raise RequestError("model is missing; it must be a string", param="model")
-    _read(fields, "stream", _FLAG, "true or false")  # only its type: the engine acts on it
-    output_tokens_max = _read(fields, "max_tokens", _LIMIT, "an integer")
+    if "stream" in fields:
+        _read(fields, "stream", _FLAG, "true or false")  # only its type: the engine acts on it
+    output_tokens_max = None
+    if "max_tokens" in fields:
+        output_tokens_max = _read(fields, "max_tokens", _LIMIT, "an integer")
     if is_chat:
         newer = _read(fields, "max_completion_tokens", _LIMIT, "an integer")
         output_tokens_max = output_tokens_max if newer is None else newer
@@ -134,16 +143,12 @@ def parse_body(body: bytes, *, is_chat: bool) -> ParsedBody:
         output_tokens_max = OUTPUT_TOKENS_COMPLETIONS
     if output_tokens_max is not None and output_tokens_max < 0:
         raise RequestError("max_tokens must not be negative", param="max_tokens")
-    _one_answer(fields)
+    if not _SEVERAL.isdisjoint(fields):
+        _one_answer(fields)
     tools = fields.get("tools") if is_chat else None
-    return ParsedBody(
-        model=model,
-        prompt=_prompt(fields, is_chat),
-        tools_bytes=0 if tools is None else len(memoryview(tools)),
-        output_tokens_max=output_tokens_max,
-        is_chat=is_chat,
-        fields=fields,
-    )
+    tools_bytes = 0 if tools is None else len(memoryview(tools))
+    prompt = _prompt(fields, is_chat)
+    return ParsedBody(model, prompt, tools_bytes, output_tokens_max, is_chat, fields)
 
 
 def _one_answer(fields: Fields) -> None:
