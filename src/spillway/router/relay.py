@@ -268,7 +268,8 @@ class Exchange:
 
     def output_tokens(self) -> int:
         """Return the completion tokens that the end of the answer states, or 0."""
-        return usage_count(b"".join(self._tail), COMPLETION_TOKENS)
+        tail = self._tail
+        return usage_count(tail[0] if len(tail) == 1 else b"".join(tail), COMPLETION_TOKENS)
 
     def prompt_tokens(self) -> int:
         """Return the prompt tokens that the end of the answer states, or 0."""
@@ -296,7 +297,8 @@ class Exchange:
             if head.framing is Framing.UNTIL_CLOSE:
                 self._write = _chunked(self.conn.send)
         end = b"connection: close\r\n\r\n" if self._close else b"\r\n"
-        first = (status_line(head.status), *head.lines, self.decided_lines, framing, end)
+        decided = DECIDED_LINES.get((self.route, self.reason), b"")
+        first = (status_line(head.status), *head.lines, self.id_line, decided, framing, end)
         if self._write == transport.write:  # one system call for the head and the first bytes
             self.conn.send(b"".join((*first, data)))
         else:

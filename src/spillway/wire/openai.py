@@ -7,7 +7,7 @@ own bytes. Validation beyond the types of the fields read here is the engine's j
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -77,7 +77,7 @@ _GUARDED = frozenset((*TRANSFER_PARAMS, XARGS))
 _SEVERAL = frozenset(("n", "best_of", "use_beam_search"))
 
 
-class ParsedBody(NamedTuple):
+class ParsedBody(msgspec.Struct, frozen=True):
     """What the router knows of a request body.
 
     prompt: the JSON of `prompt`, or of `messages` for a chat.
