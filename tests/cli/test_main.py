@@ -13,7 +13,7 @@ from spillway.cli import explain as explain_command
 from spillway.core.errors import NodeError
 
 COMMANDS = (
-    *("demo", "up", "serve", "engine", "simulate", "load", "explain", "profile", "fit"),
+    *("demo", "up", "serve", "engine", "simulate", "load", "explain", "profile", "fit", "tune"),
     *("policies", "profiles", "version"),
 )
 

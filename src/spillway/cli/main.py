@@ -27,6 +27,7 @@ from spillway.cli import (
     simulate,
     sweep,
     trace,
+    tune,
     up,
 )
 from spillway.core.errors import ConfigError, NodeError
@@ -71,6 +72,7 @@ def build_app() -> typer.Typer:
     app.command(rich_help_panel=panel, cls=sweep.SweepCommand)(sweep.sweep)
     app.command(rich_help_panel=panel)(report.report)
     app.command(rich_help_panel=panel)(capacity.capacity)
+    app.command(rich_help_panel=panel)(tune.tune)
     app.command(rich_help_panel=panel)(load.load)
     app.command(rich_help_panel=panel)(profile.profile)
     app.command(rich_help_panel=panel)(fit.fit)

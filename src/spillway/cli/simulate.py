@@ -75,12 +75,12 @@ def simulate(
     workload = with_caveats(choose_rows(asked), profile)
     targets_s = (slo_ttft_s, slo_tbt_s)
     of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
-    scenario = _scenario(*of_nodes, targets_s)
+    scenario = make_scenario(*of_nodes, targets_s)
     scenario = _differing(scenario, node or (), drift, report_delay_s, report_loss, shadow)
     keep = decisions is not None or html is not None or shadow is not None
     compared = _compare(scenario, workload, policy, seed, checks=check, keep=keep)
     files = Written(json, html, figure, decisions, records)
-    _show(compared, _config(scenario, workload), workload, seed, files)
+    _show(compared, run_config(scenario, workload), workload, seed, files)
 
 
 class Written(NamedTuple):
@@ -101,7 +101,7 @@ class Compared(NamedTuple):
     decisions: list[LogDecision]
 
 
-def _scenario(
+def make_scenario(
     cluster: str,
     profile: str,
     link: str | None,
@@ -111,6 +111,10 @@ def _scenario(
     decode_chunk_tokens: int | None,
     targets_s: tuple[float, float],
 ) -> Scenario:
+    """Return the scenario that the flags of the same names describe; targets_s: TTFT and TBT.
+
+    Raises ConfigError on a cluster, link or figure without sense.
+    """
     from dataclasses import replace
 
     from spillway.core.types import ChunkMode, Slo
@@ -280,7 +284,7 @@ def _show_shadow(one: Compared) -> None:
         print_shadow(found)
 
 
-def _config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
+def run_config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
     """Return everything that shaped the figures, for the results."""
     slo = scenario.slos["default"]
     return {
