@@ -97,7 +97,7 @@ def tune(
     [bold]Examples[/bold]
       spillway tune --trace azure.csv --cluster 2p2d --slo-ttft-s 1
       spillway tune --trace day.jsonl --from-s 36000 --to-s 43200 --speed-up 1.5
-      spillway tune --synthetic burst --rate 20 --goal ttft --json build/tuned.json
+      spillway tune --synthetic burst --rate 20 --goal ttft --json tuned.json
     """
     from spillway.cli.rows import Ask, choose_rows, with_caveats
     from spillway.cli.simulate import make_scenario
@@ -144,7 +144,8 @@ def _tune(
         )
     print_tuned(found)
     if json is not None:
-        _write(json, found, scenario, workload, {"windows": bounds.window_count, "runs_max": runs_max})
+        told = {"windows": bounds.window_count, "runs_max": runs_max}
+        _write(json, found, scenario, workload, told)
 
 
 def _write(
