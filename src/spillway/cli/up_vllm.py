@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_CLUSTER = "1p1d"
 FOLDER = "build/up/vllm"
 PAGE = "build/vllm-demo.html"
+PROBE_SEED = 1
 
 
 def make_plan(
@@ -109,12 +110,14 @@ async def stay_up(
 ) -> None:
     """Run engines and a router until cancelled, or until an engine ends. Raises NodeError."""
     from spillway.cli.output import note
+    from spillway.cli.vllm_burst import believe_speed
     from spillway.router.app import serve_config
     from spillway.vllmcluster.cluster import VllmCluster
     from spillway.vllmcluster.routing import router_config
 
     _note_start(plan)
     async with VllmCluster(plan) as cluster:
+        await believe_speed(cluster, PROBE_SEED)
         config = router_config(
             cluster, policy, port=port, slo_ttft_s=slo_ttft_s, slo_tbt_s=slo_tbt_s
         )
