@@ -23,7 +23,7 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "spillway"
 IF = re.compile(r"\n? *\{\{- if \.Values\.([\w.]+) \}\}(\n.*?)\n *\{\{- end \}\}", re.DOTALL)
 TO_YAML = re.compile(r"\{\{ toYaml \.Values\.([\w.]+) \| indent (\d+) \}\}")
-VALUE = re.compile(r"\{\{ \.(Values|Release)\.([\w.]+) \}\}")
+VALUE = re.compile(r"\{\{ \.(Values|Release)\.([\w.]+)(?: \| default \.Release\.\w+)? \}\}")
 
 
 def lookup(values: dict[str, Any], path: str) -> Any:
@@ -39,7 +39,8 @@ def rendered(template: str, values: dict[str, Any]) -> str:
         return "\n".join(" " * int(match[2]) + line for line in text.splitlines())
 
     def value(match: re.Match[str]) -> str:
-        return "relay" if match[1] == "Release" else str(lookup(values, match[2]))
+        found = "" if match[1] == "Release" else str(lookup(values, match[2]))
+        return found or "relay"
 
     text = IF.sub(lambda match: match[2] if lookup(values, match[1]) else "", template)
     text = VALUE.sub(value, TO_YAML.sub(indented, text))
@@ -88,9 +89,38 @@ def test_ports_probes_and_labels_fit_together() -> None:
     assert values["graceSeconds"] > values["drainSeconds"]
 
 
+def test_the_chart_lets_the_router_read_pods_and_no_more() -> None:
+    objects = chart(podReader={"enabled": True, "namespace": "llm"})
+    role = objects["Role", "relay-pod-reader"]
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    ]
+    binding = objects["RoleBinding", "relay-pod-reader"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "llm"
+    [subject] = binding["subjects"]
+    assert (subject["kind"], subject["name"]) in objects
+    pod = objects["Deployment", "relay"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == subject["name"]
+    assert pod["automountServiceAccountToken"] is True
+
+
+def test_the_chart_takes_pods_for_nodes(tmp_path: Path) -> None:
+    found = {"discovery": {"kubernetes": {"selector": "app=vllm"}}}
+    objects = chart(config=found, podReader={"enabled": True, "namespace": ""})
+    path = tmp_path / "cluster.yaml"
+    path.write_text(objects["ConfigMap", "relay"]["data"]["cluster.yaml"], encoding="utf-8")
+    kubernetes = load_config(path).discovery.kubernetes
+    assert kubernetes is not None
+    [container] = objects["Deployment", "relay"]["spec"]["template"]["spec"]["containers"]
+    assert container["startupProbe"]["failureThreshold"] > kubernetes.start_wait_s
+
+
 def test_what_is_switched_off_is_not_there() -> None:
     kinds = {kind for kind, _ in chart(podDisruptionBudget={"enabled": False})}
     assert kinds == {"ConfigMap", "Deployment", "Service"}
+    pod = chart()["Deployment", "relay"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
 
 
 def test_every_value_is_used() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from shutil import which
 
 import pytest
 import uvloop
@@ -225,3 +227,21 @@ BODY = {"model": "m", "prompt": "hello there", "max_tokens": 5, "stream": True}
 @pytest.fixture
 def body():
     return dict(BODY)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[str, str]:
+    """A certificate for localhost and 127.0.0.1, signed by itself, and its key."""
+    if which("openssl") is None:
+        pytest.skip("no openssl here to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
+        f"-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {key} "
+        f"-out {cert}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    return cert, key

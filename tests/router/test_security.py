@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from hashlib import sha256
 from pathlib import Path
-from shutil import which
 
 import pytest
 
@@ -80,26 +79,6 @@ async def test_a_file_of_keys_that_is_none_is_refused(bench, tmp_path, content, 
 
 
 # --- TLS -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> tuple[str, str]:
-    """A certificate for localhost and 127.0.0.1, signed by itself, and its key."""
-    if which("openssl") is None:
-        pytest.skip("no openssl here to make a certificate with")
-    import subprocess
-
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
-        f"-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {key} "
-        f"-out {cert}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
 
 
 class TlsNode(FakeNode):

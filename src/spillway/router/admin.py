@@ -12,7 +12,8 @@ from spillway.core.errors import RequestError
 from spillway.core.placement import state_veto
 from spillway.core.types import NodeView
 from spillway.router.dashboard import figures, read_page
-from spillway.router.gauges import of_nodes, of_pools, of_shell
+from spillway.router.discovery import Discovery
+from spillway.router.gauges import of_discovery, of_nodes, of_pools, of_shell
 from spillway.router.health import HealthWatch
 from spillway.router.metrics import render
 from spillway.router.shell import Shell
@@ -46,6 +47,7 @@ class Admin:
         self._shell = shell
         self._health = health
         self._count_conns = count_conns
+        self.discovery: Discovery | None = None
         self._pages: dict[str, Callable[[str], Page]] = {
             MODELS_PATH: self._models,
             "/health": self._health_page,
@@ -111,6 +113,7 @@ class Admin:
             **of_pools(shell.pools),
             **of_nodes(shell),
             **of_shell(shell, self._count_conns()),
+            **({} if self.discovery is None else of_discovery(self.discovery, shell.clock.now_s())),
         }
         return Page(200, render(samples, shell.metrics.histograms()).encode(), METRICS_LINE)
 

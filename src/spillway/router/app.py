@@ -138,6 +138,8 @@ class Server:
             timer.cancel()
         if self._discovering is not None:
             self._discovering.cancel()
+        if self._reloader is not None:
+            self._reloader.discovery.close()
         self.health.close()
         self.intake.close()
         self.shell.stop()
@@ -159,8 +161,16 @@ class Server:
         if self.admin_port is not None:
             self.admin_port.reloader = reloader
         self._every("config", self.settings.config_watch_s, reloader.watch)
-        if reloader.discovery.is_wanted:
-            self._every("discovery", reloader.discovery.interval_s, self._discover)
+        discovery = self._admin.discovery = reloader.discovery
+        if discovery.is_wanted:
+            self._every("discovery", discovery.interval_s, self._discover)
+        if discovery.pods is not None:
+            discovery.pods.on_change = reloader.take_up
+            discovery.pods.on_fault = self._note_discovery
+            reloader.take_up()
+
+    def _note_discovery(self, fault: str) -> None:
+        self.shell.log.note("error", "discovery_failed", fault=fault)
 
     def _discover(self) -> None:
         assert self._reloader is not None
@@ -286,14 +296,18 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
     path: the file it came from, which can then be read again while the router runs.
     """
     discovery = Discovery(config)
-    await discovery.look()
-    server = await serve(
-        config.build_nodes() + discovery.nodes,
-        config.build_routing(),
-        classes=Classes(config.slos(), DEFAULT_CLASS),
-        limits=config.limits.build(),
-        settings=RouterSettings(**config.router.given()),
-    )
+    await discovery.start()
+    try:
+        server = await serve(
+            discovery.all_nodes(config),
+            config.build_routing(),
+            classes=Classes(config.slos(), DEFAULT_CLASS),
+            limits=config.limits.build(),
+            settings=RouterSettings(**config.router.given()),
+        )
+    except ConfigError:
+        discovery.close()
+        raise
     if server.settings.inflight_max:
         classes = {DEFAULT_CLASS: ClassConfig(), **config.classes}
         queues = {

@@ -7,7 +7,7 @@ again as what it is now.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from spillway.core.errors import ConfigError
 from spillway.core.events import NodeJoined, NodeLeft
@@ -19,6 +19,7 @@ from spillway.router.shell import Shell
 from spillway.wire.config import Node
 
 DRAINING = "draining"
+NOT_READY = "not_ready"  # says who found it
 
 
 class Fleet:
@@ -86,7 +87,16 @@ class Fleet:
     def resume(self, node_id: NodeId) -> None:
         """Give a drained node work again, once it answers. Raises ConfigError."""
         self._known(node_id)
-        self.health.nodes[node_id].resume()
+        self.health.nodes[node_id].resume(DRAINING)
+
+    def hold_off(self, unready: Collection[NodeId]) -> None:
+        """Give no work to the nodes that are not ready, and again to those that were not."""
+        for name in self.nodes:
+            node = self.health.nodes[name]
+            if name in unready:
+                node.drain(NOT_READY)
+            elif NOT_READY in node.drained_for:
+                node.resume(NOT_READY)
 
     def remove(self, node_id: NodeId) -> None:
         """Drain a node and forget it when nothing runs there. Raises ConfigError."""

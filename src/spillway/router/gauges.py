@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 
 from spillway.core.types import NodeId, NodeView
+from spillway.router.discovery import Discovery
 from spillway.router.metrics import Labels, Sample
 from spillway.router.pool import NodePool
 from spillway.router.shell import Shell
@@ -33,6 +34,20 @@ def of_shell(shell: Shell, client_conns: int) -> Samples:
             ((("class", name), ("kind", kind)), count)
             for (name, kind), count in sorted(shell.gate.refused.items())
         ]
+    return samples
+
+
+def of_discovery(discovery: Discovery, now_s: float) -> Samples:
+    """Return how the search for nodes goes."""
+    samples: Samples = {
+        "spillway_discovery_failures_total": [
+            ((("kind", kind),), count) for kind, count in sorted(discovery.failures().items())
+        ]
+    }
+    if discovery.pods is not None:
+        age_s = now_s - discovery.pods.watch.heard_s
+        samples["spillway_discovery_age_seconds"] = [((), age_s)]
+        samples["spillway_discovery_pods_refused"] = [((), len(discovery.pods.found.faults))]
     return samples
 
 

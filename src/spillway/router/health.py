@@ -83,7 +83,7 @@ class NodeHealth:
         self._failures = 0
         self.is_lost = False
         self.is_up = False  # only once it has answered
-        self.is_draining = False
+        self.drained_for: set[str] = set()  # reasons
         self._models_due_s = 0.0
         self._health: Question | None = None
         self._models: Question | None = None
@@ -107,14 +107,19 @@ class NodeHealth:
             self._lose(BREAKER, is_mute=False)
 
     def drain(self, reason: str) -> None:
-        """Take the node out of use until `resume`, whatever it answers."""
-        self.is_draining = True
+        """Take the node out of use until `resume` for that reason, whatever it answers."""
+        self.drained_for.add(reason)
         self._lose(reason, is_mute=False)
 
-    def resume(self) -> None:
-        """Ask it anew: it is back with the next good answer."""
-        self.is_draining = False
+    def resume(self, reason: str) -> None:
+        """Ask it anew: without another reason it is back with the next good answer."""
+        self.drained_for.discard(reason)
         self.check()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether there is a reason to keep it out of use."""
+        return bool(self.drained_for)
 
     def close(self) -> None:
         for question in (self._health, self._models):

@@ -124,6 +124,18 @@ METRICS: dict[str, Metric] = {
     "spillway_decision_log_dropped_total": _counter("Decisions that the log had no room for."),
     "spillway_log_dropped_total": _counter("Lines that the log had no room for."),
     "spillway_reloads_total": _counter("Times the configuration was read again.", "outcome"),
+    "spillway_discovery_failures_total": _counter(
+        "Questions for nodes without an answer, to a name server or the Kubernetes API.", "kind"
+    ),
+    "spillway_discovery_age_seconds": _gauge(
+        "Since the Kubernetes API server last said anything; a watch that is well says something "
+        "every two minutes."
+    ),
+    "spillway_discovery_pods_refused": _gauge(
+        "Pods that match the selector and cannot be nodes as they are described; the log says why."
+    ),
+    "spillway_workers": _gauge("Worker processes that run; on the port of all workers alone."),
+    "spillway_worker_restarts_total": _counter("Worker processes started again, likewise."),
     "spillway_events_ignored_total": _counter("Late facts about requests that had ended."),
     "spillway_policy_failures_total": _counter("Decisions made by the fall-back."),
 }

@@ -7,6 +7,7 @@ the first out, so that a burst's extra connections age and go.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from math import inf
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ class NodePool:
 
     authority: `host:port`, as sent in Host; never shown to a client.
     opened, reused, retried: counters for /metrics.
+    tls: what an https URL is checked by; None is what the settings say for engines.
     Raises ConfigError for a base URL that is not `http://HOST:PORT`, or https.
     """
 
@@ -44,7 +46,13 @@ class NodePool:
         "reused",
     )
 
-    def __init__(self, node_id: NodeId, base_url: str, settings: RouterSettings) -> None:
+    def __init__(
+        self,
+        node_id: NodeId,
+        base_url: str,
+        settings: RouterSettings,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         url = urlsplit(base_url)
         try:
             port = url.port or (443 if url.scheme == "https" else 80)
@@ -60,7 +68,7 @@ class NodePool:
         self.head_lines = HeadLines(self.authority)
         self._request_end = b" HTTP/1.1\r\nhost: " + self.authority + b"\r\n"
         self._settings = settings
-        self._tls = engine_context(settings) if is_tls else None
+        self._tls = (tls or engine_context(settings)) if is_tls else None
         self._loop = asyncio.get_running_loop()
         self._idle: list[UpstreamConnection] = []
         self._swept_s = -inf

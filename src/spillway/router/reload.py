@@ -49,6 +49,7 @@ class Reloader:
         self._config = config
         self._path = path
         self._stamp = _stamp(path)
+        self._refused = ""
 
     def reload(self) -> dict[str, Any]:
         """Read the file again and return what it changed. Raises ConfigError, changing nothing."""
@@ -61,7 +62,7 @@ class Reloader:
             classes = Classes(config.slos(), DEFAULT_CLASS)
             if self._keys is not None:
                 self._keys.read()
-            joined, left = self._fleet.apply(config.build_nodes() + self.discovery.nodes)
+            joined, left = self._fleet.apply(self.discovery.all_nodes(config))
         except ConfigError as error:
             shell.metrics.reloads["refused"] += 1
             shell.log.note("error", "reload_refused", fault=str(error))
@@ -73,6 +74,7 @@ class Reloader:
         self._config = replace(config, **{name: getattr(self._config, name) for name in FIXED})
         shell.metrics.reloads["done"] += 1
         changed = {"joined": joined, "left": left, "needs_restart": needs_restart}
+        self.hold_off()
         shell.log.note("info", "reloaded", **changed)
         return changed
 
@@ -86,10 +88,29 @@ class Reloader:
     async def discover(self) -> None:
         """Look for nodes by their names, and take up what changed."""
         try:
-            if await self.discovery.look():
-                self._fleet.apply(self._config.build_nodes() + self.discovery.nodes)
+            is_news = await self.discovery.look()
         except ConfigError as error:
             self._shell.log.note("error", "discovery_refused", fault=str(error))
+        else:
+            if is_news or self._refused:
+                self.take_up()
+
+    def take_up(self) -> None:
+        """Make the fleet what is listed and found. What cannot be is tried again by `discover`."""
+        refused = ""
+        try:
+            self._fleet.apply(self.discovery.all_nodes(self._config))
+        except ConfigError as error:
+            refused = str(error)
+            if refused != self._refused:
+                self._shell.log.note("error", "discovery_refused", fault=refused)
+        self._refused = refused
+        self.hold_off()
+
+    def hold_off(self) -> None:
+        """Give no work to nodes whose pods are not ready."""
+        if self.discovery.pods is not None:
+            self._fleet.hold_off(self.discovery.pods.found.unready)
 
     def watch(self) -> None:
         """Read the file again if it is another one than last time."""

@@ -243,7 +243,7 @@ def _faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
 def _pool_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
     seen: dict[str, str] = {}
     for pool, nodes in _pools(config):
-        if not nodes and not getattr(config.discovery, pool):
+        if not nodes and not config.discovery.may_find(pool):
             yield ("nodes", pool), f"is empty; at least one {pool} node is needed"
         for i, node in enumerate(nodes):
             at: KeyPath = ("nodes", pool, i)
