@@ -8,7 +8,7 @@ can do. Tuning used seeds 1 to 3 and the Azure windows marked so; the report use
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from spillway.core.calibration import corrected
 from spillway.core.types import NodeSpec, Slo
 from spillway.sim.run import run
 from spillway.sim.scenario import Scenario
+from spillway.stats import percentile
 from spillway.wire.results import RunResult, summarise
 from spillway.workload.operations import window
 from spillway.workload.row import Row
@@ -27,20 +28,24 @@ AZURE_CODE = (
 )
 DURATION_S = 90.0
 SLOWER = 1.6  # of the one slow decode node in the cell with two kinds
+SLOW_LINK_BYTES_PER_S = 1.25e9  # of the one slow link in the cells with two kinds
+# A pool is calm where a policy that only queues makes 1 % wait longer than this at most: a tenth of
+# the TTFT target of every cell.
+CALM_QUEUE_P99_S = 0.1
 
 
 class Cell(NamedTuple):
     """source: (family, requests per second), or a window (from_s, to_s) of the Azure code trace.
 
     group: what the cell stands for. scenario: what differs from the defaults (2P2D, 25 GB/s, 1 s
-    and 60 ms). mixed: the first decode node is SLOWER times as slow as the other.
+    and 60 ms). odd: of what the first decode node has less than the others, its "steps" or "link".
     """
 
     name: str
     group: str
     source: tuple[str, float] | tuple[float, float]
     scenario: Mapping[str, Any] = {}
-    mixed: bool = False
+    odd: str = ""
 
     @property
     def is_trace(self) -> bool:
@@ -81,34 +86,45 @@ CELLS = (
     Cell("1P3D", "cluster", ("burst", 9.0), {"cluster": "1p3d"}),
     Cell("3P1D", "cluster", ("burst", 18.0), {"cluster": "3p1d"}),
     Cell("4P12D", "cluster", ("burst", 36.0), {"cluster": "4p12d"}),
-    Cell("one decode node 1.6 x as slow", "cluster", ("burst", 14.0), mixed=True),
-    Cell("burst, 4/s", "calm", ("burst", 4.0)),
-    Cell("chat, 12/s", "calm", ("chat", 12.0)),
+    Cell("one decode node 1.6 x as slow", "cluster", ("burst", 14.0), odd="steps"),
+    Cell("one link of 1.25 GB/s, bursts", "cluster", ("burst", 14.0), odd="link"),
+    Cell("one link of 1.25 GB/s, 4k in", "cluster", ("hpld", 5.0), odd="link"),
+    Cell("burst, 2/s", "light", ("burst", 2.0)),
+    Cell("burst, 4/s", "light", ("burst", 4.0)),
+    Cell("chat, 12/s", "light", ("chat", 12.0)),
+    Cell("chat, 30/s", "light", ("chat", 30.0)),
     Cell("chat, 60/s", "decode-bound", ("chat", 60.0)),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Mixed(Scenario):
-    """A scenario whose first decode node is slower than the others."""
+class _Odd(Scenario):
+    """A scenario whose first decode node is worse than the others."""
 
-    slower_frac: float = field(default=SLOWER)
+    of: str
 
     def specs(self) -> list[NodeSpec]:
-        slow = self.slower_frac
         return [
-            corrected(spec, slow, slow, 1.0) if spec.node_id == "d0" else spec
-            for spec in Scenario.specs(self)
+            self._worse(spec) if spec.node_id == "d0" else spec for spec in Scenario.specs(self)
         ]
+
+    def _worse(self, spec: NodeSpec) -> NodeSpec:
+        if self.of == "steps":
+            return corrected(spec, SLOWER, SLOWER, 1.0)
+        return replace(spec, link_bytes_per_s=SLOW_LINK_BYTES_PER_S)
 
 
 class Outcome(NamedTuple):
-    """One run: of which cell, by which policy, with which seed, and its figures."""
+    """One run: of which cell, by which policy, with which seed, and its figures.
+
+    queue_p99_s: of the seconds from a request's arrival to the first chunk of its prompt.
+    """
 
     cell: str
     policy: str
     seed: int
     result: RunResult
+    queue_p99_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +138,12 @@ class Task:
     def __call__(self) -> Outcome:
         """Simulate. The rows depend on the cell and the seed alone, so policies are paired."""
         cell = CELLS[self.at]
-        kind = _Mixed if cell.mixed else Scenario
-        output = run(kind(policy=self.policy, **cell.scenario), _rows(cell, self.seed), self.seed)
+        options: dict[str, Any] = {"policy": self.policy, **cell.scenario}
+        scenario = _Odd(of=cell.odd, **options) if cell.odd else Scenario(**options)
+        output = run(scenario, _rows(cell, self.seed), self.seed)
         result = summarise(policy=self.policy, records=output.records, gaps=output.gaps, wall_s=0.0)
-        return Outcome(cell.name, self.policy, self.seed, result)
+        queues_s = sorted(one.parts.queue for one in output.records if one.parts is not None)
+        return Outcome(cell.name, self.policy, self.seed, result, percentile(queues_s, 0.99))
 
 
 def _rows(cell: Cell, seed: int) -> list[Row]:
