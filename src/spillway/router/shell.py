@@ -323,7 +323,7 @@ class Shell:
 
     def _log(self, order: LogDecision) -> None:
         decision = order.decision
-        reason = str(decision.reason)
+        reason = decision.reason.value
         self.metrics.decisions[reason] += 1
         exchange = self.live[order.request.request_id]
         exchange.reason = reason

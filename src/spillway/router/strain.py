@@ -34,19 +34,19 @@ class StreamGaps:
     A read holds one token where an engine sends each by itself, and several where it lags behind.
     """
 
-    __slots__ = ("_clock", "_last_s", "_node", "_tbt_s", "_write")
+    __slots__ = ("_last_s", "_node", "_now_s", "_tbt_s", "_write")
 
     def __init__(
         self, write: Callable[[bytes], object], clock: Clock, node: NodeGaps, tbt_s: float
     ) -> None:
         self._write = write
-        self._clock = clock
+        self._now_s = clock.now_s
         self._node = node
         self._tbt_s = tbt_s
         self._last_s = clock.now_s()
 
     def __call__(self, data: bytes) -> None:
-        now_s = self._clock.now_s()
+        now_s = self._now_s()
         node = self._node
         node.gaps += 1
         if now_s - self._last_s > self._tbt_s:

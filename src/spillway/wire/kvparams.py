@@ -50,8 +50,9 @@ def check_handover(kv_params: bytes, prompt_tokens: int, kv_block_tokens: int = 
     if not handover.do_remote_prefill:
         raise NodeError("kv_transfer_params of the prefill answer: do_remote_prefill is false")
     ids = handover.remote_block_ids
-    groups = [len(one) for one in ids if isinstance(one, list)]
-    blocks = max(groups) if groups else len(ids)
+    # The first tells which it is: a long prompt has thousands of ids, and each look is Python.
+    grouped = bool(ids) and isinstance(ids[0], list)
+    blocks = max(len(one) for one in ids if isinstance(one, list)) if grouped else len(ids)
     needed = ceil(prompt_tokens / kv_block_tokens) if kv_block_tokens else 1
     if blocks < max(1, needed):
         raise NodeError(

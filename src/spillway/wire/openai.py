@@ -208,7 +208,9 @@ def prefill_body(fields: Fields) -> bytes:
 
 def decode_body(body: bytes, kv_params: bytes) -> bytes:
     """Return the client's own bytes with `kv_transfer_params` spliced in as the last key."""
-    return b"".join((body.rstrip(b" \t\r\n")[:-1], b',"kv_transfer_params":', kv_params, b"}"))
+    # Through a view, so that a long body is copied once and not twice.
+    start = memoryview(body.rstrip(b" \t\r\n"))[:-1]
+    return b"".join((start, b',"kv_transfer_params":', kv_params, b"}"))
 
 
 def with_order(body: bytes, fields: Fields, scalar: str) -> bytes:
