@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import inf
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from spillway.core.dispatcher import Dispatcher, DispatchLimits
 from spillway.core.errors import InvariantViolation
@@ -125,7 +125,7 @@ def collector_paused() -> Iterator[None]:
 class Simulation:
     """One run with its parts at hand. node_kind: what its nodes are, for a run that is watched."""
 
-    node_kind: type[SimNode] = SimNode
+    node_kind: ClassVar[type[SimNode]] = SimNode
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ def node_state(node: SimNode, now_s: float) -> NodeState:
     """
     batch, prompts, segment = node.batch, node.prompts, node.segment
     seqs, step = batch.seqs, batch.step
-    backlog_tokens: float = prompts.backlog_tokens
+    backlog_tokens = float(prompts.backlog_tokens)
     backlog_pairs = prompts.backlog_pairs
     kv_used = node.kv.used_tokens
     over_budget = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from spillway.sim.node import SimNode
 from spillway.sim.residents import Outcome
@@ -82,7 +83,7 @@ class WatchedNode(SimNode):
 class WatchedSimulation(Simulation):
     """A run of watched nodes. spans: what they told, in no order between nodes."""
 
-    node_kind = WatchedNode
+    node_kind: ClassVar[type[SimNode]] = WatchedNode
 
     @property
     def spans(self) -> list[Span]:
