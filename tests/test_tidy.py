@@ -29,12 +29,13 @@ UNITS = words("s ms us ns tokens bytes frac seqs blocks prompts pairs percent mi
 # Counts, indices, identities and pure numbers: what has no unit. Extend it rather than a bad name.
 COUNT_WORDS = words("""
     alpha arrived at beta block choices column connections conns constant copies correlation
-    count cv decisions deflections depth digest dispersion done end ended errors events every
-    factor failed failures flight gain gaps id index jobs left length line linear lines margin
-    max multiple number order overflowed part peak pid planned plans port position preemptions
-    priority probes rank ratio reports requests retries right rows running runs scale seed seen
-    segments sent seq sessions shape sign sizes skips square start status step steps stop tick
-    ticks total transfers turns unsent value version waiting weight whole width
+    count cv decisions declined deflections depth digest dispersion done end ended errors events
+    every factor failed failures flight gain gaps id index jobs left length line linear lines
+    margin max multiple number order overflowed part peak pid planned plans port position
+    preemptions priority probes rank ratio reports requests restarts retries right routers rows
+    running runs scale seed seen segments sent seq sessions shape sign sizes skips square start
+    status step steps stop tick ticks total transfers turns unsent value version waiting weight
+    whole width worker workers
     """)
 # Figures whose unit stands in the key above them: `ttft_s: {mean, p50}`, `attainment: {ttft}`.
 UNIT_IN_PARENT_KEY = words(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from threading import Event
 
 import pytest
 
 from spillway.clock import ManualClock
 from spillway.core.errors import ConfigError
+from spillway.router import line_file
 from spillway.router.line_file import FLUSH_S, STDERR, LineFile
 
 
@@ -71,3 +73,48 @@ def test_a_file_that_cannot_be_written_is_a_configuration_error(tmp_path) -> Non
     missing = tmp_path / "missing" / "x.jsonl"
     with pytest.raises(ConfigError, match=r"decision_log_path: .*folder that exists"):
         LineFile(str(missing), encode, 10).check("decision_log_path")
+
+
+async def test_what_is_written_at_a_time_are_whole_lines_at_the_files_end(
+    tmp_path, monkeypatch
+) -> None:
+    """So two processes can share a file: each write is appended as one piece."""
+    path = tmp_path / "lines"
+    pieces: list[bytes] = []
+    write = os.write
+
+    def watched(file: int, data: bytes) -> int:
+        pieces.append(data)
+        return write(file, data)
+
+    monkeypatch.setattr(line_file, "WRITE_BYTES", 10)
+    monkeypatch.setattr(os, "write", watched)
+    one, other = (LineFile(str(path), encode, 100) for _ in range(2))
+    for number in range(100, 112):
+        one.add(number)
+        other.add(number)
+    await asyncio.gather(one.finish(), other.finish())
+    lines = [piece for piece in pieces if piece[:1].isdigit()]
+    assert len(lines) > 4
+    assert all(piece.endswith(b"\n") for piece in lines)
+    assert sorted(path.read_bytes().split()) == sorted([b"%d" % n for n in range(100, 112)] * 2)
+
+
+async def test_a_line_that_a_full_disk_cuts_is_ended_and_counted(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "lines"
+    write = os.write
+    room = [4]
+
+    def full(file: int, data: bytes) -> int:
+        if data == b"\n" or not data[:1].isdigit():
+            return write(file, data)
+        return write(file, data[: room[0]])
+
+    monkeypatch.setattr(os, "write", full)
+    file = LineFile(str(path), encode, 10)
+    file.add(11)
+    file.add(22)
+    await file.finish()
+    monkeypatch.undo()
+    assert path.read_bytes() == b"11\n2\n"
+    assert file.dropped == 2

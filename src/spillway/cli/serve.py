@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -11,7 +11,22 @@ from spillway.cli import options, shadowing
 
 if TYPE_CHECKING:
     from spillway.router.app import Server
+    from spillway.router.workers import Supervisor
     from spillway.wire.config import ClusterConfig
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        max=64,
+        help="Run so many processes behind one port, about one per core.",
+        rich_help_panel=options.LISTEN,
+    ),
+]
+AsWorker = Annotated[bool, typer.Option("--as-worker", hidden=True, help="Be one of them.")]
 
 
 def serve(
@@ -29,6 +44,8 @@ def serve(
     decision_log: options.DecisionLog = None,
     host: options.RouterHost = None,
     port: options.RouterPort = None,
+    workers: Workers = None,
+    as_worker: AsWorker = False,
     end_with_parent: options.EndWithParent = False,
 ) -> None:
     """Run the router in front of prefill and decode engines.
@@ -46,8 +63,9 @@ def serve(
     How to start vLLM for it: docs/running-with-vllm.md
     """
     from spillway.cli.parent import end_with_parent as watch_parent
-    from spillway.router.app import run
 
+    if as_worker:
+        raise typer.Exit(_be_worker())
     nodes = NodeFlags(
         prefill,
         decode,
@@ -59,12 +77,11 @@ def serve(
         slo_tbt_s,
     )
     log_path = None if decision_log is None else str(decision_log)
-    listen = {"host": host, "port": port, "decision_log_path": log_path}
+    listen = {"host": host, "port": port, "decision_log_path": log_path, "workers": workers}
     chosen = build_config(config, nodes, policy, listen, shadow=shadow)
     if end_with_parent:
         watch_parent()
-    status = run(chosen, on_ready=lambda server: _say_ready(chosen, server), path=config)
-    raise typer.Exit(status)
+    raise typer.Exit(_run(chosen, config))
 
 
 class NodeFlags(NamedTuple):
@@ -147,6 +164,39 @@ def _from_flags(
     }
     set_of_nodes = {name: value for name, value in of_nodes.items() if value is not None}
     return replace(config, defaults=replace(config.defaults, **set_of_nodes))
+
+
+def _be_worker() -> int:
+    from spillway.cli.parent import end_with_parent
+    from spillway.router.workers import read_order, run_worker
+
+    order = read_order()
+    end_with_parent()
+    return run_worker(order)
+
+
+def _run(config: ClusterConfig, path: Path | None) -> int:
+    """Run the router, as one process or as several; return the exit code."""
+    from spillway.router.app import run
+    from spillway.router.settings import RouterSettings
+    from spillway.router.workers import run_workers
+
+    workers = RouterSettings(**config.router.given()).workers
+    if workers > 1:
+        return run_workers(config, workers, lambda crew: _say_all_ready(config, crew), path)
+    return run(config, lambda server: _say_ready(config, server), path)
+
+
+def _say_all_ready(config: ClusterConfig, crew: Supervisor) -> None:
+    from spillway.cli.output import note
+    from spillway.cli.parent import print_ready
+
+    settings = crew.settings
+    note(
+        f"{crew.workers_wanted} workers of {config.policy.name}; all of them can be seen at "
+        f"http://{settings.admin_host}:{crew.admin_port}/metrics; Ctrl-C stops them"
+    )
+    print_ready("router", f"http://{settings.host}:{crew.port}")
 
 
 def _say_ready(config: ClusterConfig, server: Server) -> None:

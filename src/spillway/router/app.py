@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spillway.clock import Clock, MonotonicClock
 from spillway.core.decide import Policy
@@ -53,10 +54,12 @@ EXIT_VIOLATION = 70
 class Server:
     """A running router. It is the `Front` of its client connections.
 
+    share_port: other processes of this machine listen there as well (`workers.py`).
     port: where it listens.   broken: resolves if the dispatcher found its state contradictory.
     """
 
-    def __init__(self, shell: Shell, nodes: Sequence[Node]) -> None:
+    def __init__(self, shell: Shell, nodes: Sequence[Node], *, share_port: bool = False) -> None:
+        self._share_port = share_port
         specs = [node.spec for node in nodes]
         report_urls = {node.spec.node_id: node.report_url for node in nodes if node.report_url}
         self.shell = shell
@@ -89,7 +92,9 @@ class Server:
     async def listen(self) -> None:
         """Begin to serve. Raises ConfigError if the port cannot be had."""
         settings = self.settings
-        self.port = await self._listen(self, settings.host, settings.port, "--port")
+        self.port = await self._listen(
+            self, settings.host, settings.port, "--port", share_port=self._share_port
+        )
         if self.admin_port is not None:
             self.admin_port.port = await self._listen(
                 self.admin_port, settings.admin_host, settings.admin_port, "router.admin_port"
@@ -103,16 +108,21 @@ class Server:
         self.health.check()
         self.intake.open()
 
-    async def _listen(self, front: Front, host: str, port: int, key: str) -> int:
+    async def _listen(
+        self, front: Front, host: str, port: int, key: str, *, share_port: bool = False
+    ) -> int:
         """Open a port and return its number. Raises ConfigError."""
+        # The admin port of a worker is asked by its supervisor alone, on loopback.
+        tls = None if self._share_port and not share_port else self._tls
         try:
             listener = await self._loop.create_server(
                 lambda: ClientConnection(front),
                 host,
                 port,
                 backlog=LISTEN_BACKLOG,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_S if self._tls else None,
+                reuse_port=share_port or None,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
             )
         except OSError as error:
             for opened in self._listeners:
@@ -266,6 +276,7 @@ async def serve(
     limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
     settings: RouterSettings = RouterSettings(),  # noqa: B008 - frozen
     clock: Clock | None = None,
+    share_port: bool = False,
 ) -> Server:
     """Start a router in front of `nodes` (spec, base URL, report URL) and return it, listening.
 
@@ -285,15 +296,18 @@ async def serve(
     pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url, _ in known}
     shell = Shell(dispatcher, pools, classes, settings, clock, log)
     shell.log.file.check("log_path")
-    server = Server(shell, known)
+    server = Server(shell, known, share_port=share_port)
     await server.listen()
     return server
 
 
-async def serve_config(config: ClusterConfig, path: Path | None = None) -> Server:
+async def serve_config(
+    config: ClusterConfig, path: Path | None = None, own: Mapping[str, Any] | None = None
+) -> Server:
     """Start the router that a configuration describes. Raises ConfigError.
 
     path: the file it came from, which can then be read again while the router runs.
+    own: settings of one of several workers, which share the port; None for a router on its own.
     """
     discovery = Discovery(config)
     await discovery.start()
@@ -303,7 +317,8 @@ async def serve_config(config: ClusterConfig, path: Path | None = None) -> Serve
             config.build_routing(),
             classes=Classes(config.slos(), DEFAULT_CLASS),
             limits=config.limits.build(),
-            settings=RouterSettings(**config.router.given()),
+            settings=RouterSettings(**{**config.router.given(), **(own or {})}),
+            share_port=own is not None,
         )
     except ConfigError:
         discovery.close()
@@ -323,14 +338,15 @@ def run(
     config: ClusterConfig,
     on_ready: Callable[[Server], None] = lambda server: None,
     path: Path | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> int:
     """Run a router until SIGINT or SIGTERM; return the exit code of the process.
 
-    on_ready: called once it listens. path: as for `serve_config`. Raises ConfigError.
+    on_ready: called once it listens. path, own: as for `serve_config`. Raises ConfigError.
     """
 
     async def live() -> int:
-        server = await serve_config(config, path)
+        server = await serve_config(config, path, own)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

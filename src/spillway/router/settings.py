@@ -68,6 +68,8 @@ class RouterSettings:
         an https URL; "" trusts what the system does.
 
     Of its own:
+    workers: processes that listen on the port, each a router with limits of its own; with more
+        than one, operators are served on the admin port alone, on a free one if none is set.
     sweep_s: how often timeouts are looked at.
     decisions_kept: decisions that /debug/decisions can show.
     decision_log_path: JSON lines with every decision and the view it was made on; "" for none.
@@ -128,6 +130,7 @@ class RouterSettings:
     breaker_open_max_s: float = 60.0
     engine_api_key: str = ""
     engine_ca_file: str = ""
+    workers: int = 1
     sweep_s: float = 1.0
     decisions_kept: int = 1000
     decision_log_path: str = ""

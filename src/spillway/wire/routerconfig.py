@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec.structs import asdict
@@ -53,6 +53,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     gap_sample_every: AtLeastOne | None = None
     config_watch_s: Positive | None = None
     drain_s: Positive | None = None
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the settings that were given: `RouterSettings(**config.router.given())`."""
