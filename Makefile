@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce test-ray vllm-env test-vllm judge-env test-judge vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce compiled test-compiled test-ray vllm-env test-vllm judge-env test-judge vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -92,6 +92,13 @@ reproduce: setup ## write docs/reproduction.md anew: the paper's claims and what
 test-ray: setup ## the sweep on a local Ray cluster gives the same bytes
 	@$(BIN)/python -m pip install -qq --require-hashes -r requirements/ray.txt
 	@$(BIN)/python -m pytest --basetemp=build/pytest-ray -k ray tests/sim/test_farm.py tests/sim/test_matrixrun.py
+
+compiled: setup ## build/compiled: the package with core and simulator as machine code (a C compiler)
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements/compile.txt
+	@$(BIN)/python scripts/compiled.py
+
+test-compiled: compiled ## the compiled copy gives the same decisions, records and counts
+	@$(BIN)/python -m pytest --basetemp=build/pytest-compiled tests/sim/test_compiled.py
 
 vllm-env: $(VLLM_STAMP) ## create .venv-vllm: a real vLLM engine on the CPU (minutes, 3 GB)
 
