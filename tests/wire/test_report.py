@@ -80,7 +80,10 @@ def test_missing_and_unknown_fields_are_refused() -> None:
         wire.decode(json.dumps(fields).encode())
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"null", b"\xff\n", b'{"seq": NaN}'])
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"[]", b"null", b"\xff\n", b'{"seq": NaN}', b'{"\xff":1}', b'{"x":' + b"[" * 9999],
+)
 def test_what_is_not_json_or_not_an_object_is_refused(line: bytes) -> None:
     with pytest.raises(NodeError, match="not a node report"):
         wire.decode(line)

@@ -59,6 +59,9 @@ def test_an_empty_file_is_an_empty_table(tmp_path: Path) -> None:
         ("a: !!python/object:os.system x\n", ":1: not valid YAML: could not determine"),
         ("a: 1\n---\nb: 2\n", ":2: not valid YAML: but found another document"),
         ("a: \x07\n", ": not valid YAML: "),
+        ("a: !!set [x]\n", ":1: not valid YAML: "),
+        ("a: 2001-99-99\n", ": not valid YAML: "),
+        ("a: " + "[" * 600, ": not valid YAML: "),
     ],
 )
 def test_bad_yaml_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:

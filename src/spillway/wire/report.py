@@ -130,7 +130,7 @@ def decode(line: bytes | bytearray | memoryview) -> NodeReport:
     """
     try:
         return _DECODER.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"not a node report of version {REPORT_VERSION}: {error}") from error
 
 

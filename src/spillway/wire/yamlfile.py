@@ -42,7 +42,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
@@ -70,6 +70,9 @@ def read_yaml(path: Path) -> tuple[Any, Where]:
         said = error.problem or error.context or "no reason given"
         raise ConfigError(f"{path}{line}: not valid YAML: {said}") from None
     except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        # What PyYAML lets through: a date that is none, a tag on the wrong kind, endless nesting.
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
     where = in_file(str(path), lambda keys: _line(node, keys) if node else 1)
