@@ -179,6 +179,10 @@ async def test_what_names_a_machine_or_a_hop_is_not_passed_on(pool_of, until) ->
         ([CHUNKED + b"zz\r\n"], Fault.BAD_RESPONSE),
         ([CHUNKED + BODY + CHUNKED], Fault.BAD_RESPONSE),  # a second answer in the same read
         ([CHUNKED + BODY + b"junk"], Fault.BAD_RESPONSE),
+        ([CHUNKED + BODY + b"\n"], Fault.BAD_RESPONSE),  # which the client's parser might mind
+        ([CHUNKED + BODY + b"\r\n"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na\r\n"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.1 204 OK\r\n\r\n\r\n"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n"], Fault.BAD_RESPONSE),
     ],

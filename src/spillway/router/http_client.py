@@ -25,6 +25,7 @@ from spillway.router.head_lines import (
 
 HEAD_BYTES_MAX = 64 * 1024
 INTERIM = b"HTTP/1.1 1"  # a head before the head
+LAST_CHUNK, LAST_LINES = b"0\r\n\r\n", b"\r\n\r\n"
 
 
 class Fault(StrEnum):
@@ -229,7 +230,7 @@ class UpstreamConnection(asyncio.Protocol):
             except httptools.HttpParserError:
                 self.fail(Fault.BAD_RESPONSE)
                 return
-            if self._overrun:
+            if self._overrun or (self._complete and runs_on(data, self._framing)):
                 self.fail(Fault.BAD_RESPONSE)
                 return
             self._sink.on_body(data)  # type: ignore[union-attr]  # the state says that it is set
@@ -321,7 +322,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _announce(self, head: bytes, rest: bytes) -> None:
         """Tell the owner of a valid head, and of what came of the body with it."""
         told = self._read(head)
-        if told is None:
+        if told is None or (self._complete and runs_on(rest, told.framing, told.length)):
             self.fail(Fault.BAD_RESPONSE)
             return
         self._state = _BODY
@@ -384,3 +385,15 @@ class UpstreamConnection(asyncio.Protocol):
             self.opening.cancel()
         if self._transport is not None:
             self._transport.abort()
+
+
+def runs_on(data: bytes, framing: Framing, length: bytes = b"") -> bool:
+    """Whether empty lines follow the end of a body, which `data` holds.
+
+    httptools lets them stand before the next message; a client may take them for its beginning.
+    length: of a body that is all in `data`; one that came in several reads is not looked at.
+    """
+    if framing is Framing.CHUNKED:
+        ends = data.endswith(LAST_LINES) and not data.endswith(b"\r\n" + LAST_LINES)
+        return not ends and not LAST_CHUNK.endswith(data)
+    return len(data) > int(length) if length else framing is Framing.NONE and data != b""
