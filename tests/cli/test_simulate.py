@@ -185,3 +185,14 @@ def test_a_shadow_is_reported_and_changes_no_figure(spillway: Command, tmp_path:
     again = spillway("replay", log, "--shadow", "--happened", records)
     assert again.code == 0
     assert again.out in done.out
+
+
+@pytest.mark.slow
+def test_several_routers_can_share_the_nodes(spillway: Command, tmp_path: Path) -> None:
+    sharing = ("--policy", "headroom", "--routers", "3", "--check")
+    done = spillway("simulate", *SMALL, *sharing, "--json", tmp_path / "out.json")
+    assert done.code == 0
+    written = results(tmp_path / "out.json")
+    assert written["config"]["routers"] == 3
+    (run,) = written["runs"]
+    assert run["requests"]["finished"] == run["requests"]["arrived"]

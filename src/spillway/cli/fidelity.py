@@ -45,3 +45,15 @@ ReportLoss = Annotated[
         rich_help_panel=CLUSTER,
     ),
 ]
+Routers = Annotated[
+    int,
+    typer.Option(
+        "--routers",
+        metavar="N",
+        min=1,
+        max=64,
+        help="Routers that share the nodes, each with books of its own; requests reach them by "
+        "chance, and nodes decline what another one's work has left no room for.",
+        rich_help_panel=CLUSTER,
+    ),
+]

@@ -44,6 +44,7 @@ def simulate(
     report_period_s: options.ReportPeriod = 0.1,
     report_delay_s: fidelity.ReportDelay = 0.0,
     report_loss: fidelity.ReportLoss = 0.0,
+    routers: fidelity.Routers = 1,
     decode_chunk_tokens: options.DecodeChunkTokens = None,
     slo_ttft_s: options.SloTtft = 1.0,
     slo_tbt_s: options.SloTbt = 0.06,
@@ -77,10 +78,17 @@ def simulate(
     of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
     scenario = make_scenario(*of_nodes, targets_s)
     scenario = _differing(scenario, node or (), drift, report_delay_s, report_loss, shadow)
+    scenario = _shared(scenario, routers)
     keep = decisions is not None or html is not None or shadow is not None
     compared = _compare(scenario, workload, policy, seed, checks=check, keep=keep)
     files = Written(json, html, figure, decisions, records)
     _show(compared, run_config(scenario, workload), workload, seed, files)
+
+
+def _shared(scenario: Scenario, routers: int) -> Scenario:
+    from dataclasses import replace
+
+    return replace(scenario, routers=routers)
 
 
 class Written(NamedTuple):
@@ -303,6 +311,7 @@ def run_config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
         "report_period_s": scenario.report_period_s,
         "report_delay_s": scenario.report_delay_s,
         "report_loss": scenario.report_loss_frac,
+        "routers": scenario.routers,
         "chunk_mode": scenario.chunk_mode.value,
         "chunk_tokens_max": scenario.chunk_tokens_max,
     }
