@@ -46,6 +46,7 @@ from spillway.router.relay import Exchange
 from spillway.router.request_log import RequestLog
 from spillway.router.reserving import Reserving
 from spillway.router.settings import Classes, RouterSettings
+from spillway.router.silence import overdue
 from spillway.router.strain import StrainWatch
 from spillway.wire.openai import decode_body, ordered_fields, prefill_body, with_order
 from spillway.wire.order import EngineOrder, encode_order
@@ -361,7 +362,6 @@ class Shell:
         """Give up on legs that have been silent for too long, or that no client waits for."""
         if self.gate is not None:
             self.gate.sweep(now_s)
-        settings = self.settings
         for node_id, is_strained in self.strain.sweep(now_s):
             self.metrics.strains[node_id] += is_strained
             self.tell(NodeStrained(node_id, is_strained))
@@ -371,24 +371,9 @@ class Shell:
                 late = Fault.TOO_LATE.value  # held back all the while
                 self.tell(LegFailed(exchange.view.request_id, "", late))
                 continue
-            if leg is None or exchange.paused:
-                continue
-            if now_s >= exchange.view.deadline_s and not exchange.started:
-                leg.fail(Fault.TOO_LATE)
-                continue
-            if exchange.reads != exchange.reads_seen:
-                exchange.reads_seen = exchange.reads
-                exchange.leg_since_s = now_s
-                continue
-            silent_s = now_s - exchange.leg_since_s
-            if exchange.started:
-                limit_s = settings.stream_silence_s
-            elif exchange.is_prefilling:
-                limit_s = settings.prefill_s
-            else:
-                limit_s = settings.first_byte_s
-            if silent_s > limit_s:
-                leg.fail(Fault.SILENT)
+            fault = overdue(exchange, self.settings, now_s)
+            if leg is not None and fault is not None:
+                leg.fail(fault)
 
     def give_up_waiting(self, node_id: NodeId) -> None:
         """Move on what waits for the first byte of a node that will not send it."""
