@@ -16,7 +16,7 @@ from figures import Effort, Figure, figure
 from mocks import BenchError
 from peers import pinned_version
 from process import Cost, run_to_end
-from simulators import FOLDER, PEER_SIMULATORS, Simulator, spillway
+from simulators import AS_PYTHON, FOLDER, PEER_SIMULATORS, Simulator, compiled, spillway
 
 from spillway.sim.run import run as simulate
 from spillway.sim.scenario import Scenario
@@ -51,7 +51,13 @@ def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
         repeats = Repeats(1_000, 4_000, 1, 20_000, 2)
     else:
         repeats = Repeats(10_000, 100_000, 3, 1_000_000, 5)
-    simulators = [spillway()]
+    simulators = [spillway(name=AS_PYTHON)]
+    try:
+        simulators.insert(0, spillway(package=compiled()))
+    except BenchError as error:
+        simulators = [spillway()]
+        yield Absent("spillway, compiled", str(error))
+    ours = simulators[0]
     for name, peer in PEER_SIMULATORS.items():
         try:
             simulators.append(peer())
@@ -60,7 +66,7 @@ def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
     yield from _side_by_side(simulators, repeats.few, repeats.rounds)
     yield from _side_by_side(simulators, repeats.many, 1)
     yield from _many_nodes(simulators, repeats.few)
-    yield from _largest(repeats.largest)
+    yield from _largest(ours, repeats.largest)
     yield from _loops(repeats.loops)
 
 
@@ -141,9 +147,9 @@ def _cost(one: Simulator, rows: Sequence[Row], nodes: int, s_max: float = 600.0)
 # --- ours alone ------------------------------------------------------------------------------
 
 
-def _largest(count: int) -> list[Figure]:
+def _largest(ours: Simulator, count: int) -> list[Figure]:
     """A million requests by the command that users run."""
-    cost = _cost(spillway(), requests(count), NODES, s_max=25 * MILLION_S_MAX)
+    cost = _cost(ours, requests(count), NODES, s_max=25 * MILLION_S_MAX)
     note = f"spillway simulate of {count:,} requests on 2P2D, one policy, from shell to table"
     return [
         figure("sim_largest_wall_s", [cost.wall_s], "s", target=MILLION_S_MAX, note=note),

@@ -7,15 +7,17 @@ from the shell to the result.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from comparison import OURS
-from mocks import BUILD
-from peers import environment, pinned_version
+from mocks import BUILD, BenchError
+from peers import CHECKOUT, environment, pinned_version
 
 from spillway.sim.run import run as simulate
 from spillway.sim.scenario import Scenario
@@ -23,6 +25,8 @@ from spillway.wire.records import RequestRecord
 from spillway.workload.row import Row
 
 FOLDER = BUILD / "sim"
+SOURCES = CHECKOUT / "src"
+AS_PYTHON = "spillway as Python"  # the sources, where ours is their compiled copy
 DRIVERS = Path(__file__).resolve().parent / "drivers"
 PROFILE = "llama-3.1-8b-h100"
 HASH_BLOCK_TOKENS = 512  # AISimulate's, in its trace format
@@ -52,11 +56,36 @@ class Simulator(NamedTuple):
     same_law: bool
 
 
-def spillway(policy: str = "round-robin") -> Simulator:
-    """Return this project's simulator, from the command that users run."""
+def compiled() -> Path:
+    """Return the folder of the compiled copy, made now if there is no current one.
+
+    Raises BenchError where it cannot be made, as without a C compiler.
+    """
+    spec = spec_from_file_location("compiled", CHECKOUT / "scripts" / "compiled.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    try:
+        if not script.is_current():
+            script.build()
+    except subprocess.CalledProcessError as error:
+        raise BenchError("the package could not be compiled: make compiled says why") from error
+    folder: Path = script.FOLDER
+    return folder
+
+
+def spillway(
+    policy: str = "round-robin", *, package: Path = SOURCES, name: str = OURS
+) -> Simulator:
+    """Return this project's simulator, from the command that users run.
+
+    package: where the package is, the sources or their compiled copy.
+    """
 
     def command(trace: Path, nodes: int) -> list[str]:
         return [
+            *("env", f"PYTHONPATH={package}"),
             *(sys.executable, "-m", "spillway", "simulate", "--trace", str(trace)),
             *("--cluster", f"{nodes}p{nodes}d", "--policy", policy, "--profile", PROFILE),
             *("--json", str(FOLDER / "ours.json")),
@@ -67,7 +96,7 @@ def spillway(policy: str = "round-robin") -> Simulator:
         scenario = Scenario(cluster=cluster, policy=policy, profile=PROFILE)
         return _means_of(simulate(scenario, list(rows), 1).records)
 
-    return Simulator(OURS, "this checkout", _write_ours, command, means, same_law=True)
+    return Simulator(name, "this checkout", _write_ours, command, means, same_law=True)
 
 
 def _means_of(records: Sequence[RequestRecord]) -> Means:
