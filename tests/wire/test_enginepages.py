@@ -46,6 +46,13 @@ def test_another_page_tells_nothing(page: str) -> None:
     assert read_metrics(page) == CacheFacts()
 
 
+@pytest.mark.parametrize("inside", ["a" * 1_000_000, ",a=" * 300_000])
+def test_a_page_of_any_size_is_read_in_one_go(inside: str) -> None:
+    """Backtracking over one of these would take hours."""
+    page = "vllm:cache_config_info{" + inside + ',block_size="16"} 1\n'
+    assert read_metrics(page).kv_block_tokens == 16
+
+
 def test_server_info_says_how_chunks_are_sized() -> None:
     stock = read_server_info(info(long_prefill_token_threshold=448)).scheduler_config
     assert (stock.chunk_tokens_max, stock.long_prefill_token_threshold) == (512, 448)

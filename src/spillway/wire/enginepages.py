@@ -24,8 +24,9 @@ ROLE_OF_KV_ROLE = {"kv_producer": Role.PREFILL, "kv_consumer": Role.DECODE}
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
-_CACHE_INFO = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
+# Each in time linear in the page, whatever is on it.
+_CACHE_INFO = re.compile(r"^vllm:cache_config_info\{([^}\n]*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(?:^|,)\s*(\w++)="([^"]*)"')
 _NIXL = re.compile(r"^vllm:nixl_\w", re.MULTILINE)
 
 
