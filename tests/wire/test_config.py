@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,13 @@ def test_a_shadow_that_does_not_exist_is_named(tmp_path: Path) -> None:
         load_config(_file(tmp_path, NODES + "shadow: {name: headrom}"))
     with pytest.raises(ConfigError, match=r"^--shadow: policy 'x' is not known"):
         config_from_flags(["http://a:1"], ["http://b:1"], shadow="x")
+
+
+@pytest.mark.parametrize("profile", ["a" * 5000, "a" * 5000 + ".json", "a\0.json", "a\0"])
+def test_a_profile_name_that_no_file_can_have_is_refused(tmp_path: Path, profile: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    content = {"nodes": {"decode": [{"url": "http://b:2"}], "prefill": [{"url": "http://a:1"}]}}
+    path.write_text(json.dumps({**content, "defaults": {"profile": profile}}))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ Documented for users by examples/cluster.yaml.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -286,7 +287,7 @@ def _with_profiles_beside(config: ClusterConfig, folder: Path) -> ClusterConfig:
         if profile is None or profile in builtin_names():
             return profile
         path = folder / profile
-        return str(path) if path.exists() or path.suffix == ".json" else profile
+        return str(path) if os.path.exists(path) or path.suffix == ".json" else profile
 
     return replace(
         config,

@@ -7,6 +7,7 @@ how far to trust it: source, fit error, and the range in which the fit was made.
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import Annotated
 
@@ -195,9 +196,9 @@ def load_profile_file(name_or_path: str) -> ProfileFile:
     path = _resolve(name_or_path)
     try:
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL in it is a ValueError
         raise ConfigError(
-            f"{path}: cannot read the profile: {error.strerror}; "
+            f"{path!s:.200}: cannot read the profile: {getattr(error, 'strerror', error)}; "
             f"built-in profiles: {', '.join(builtin_names())}"
         ) from None
     raw = parse_json(data, str(path))
@@ -228,7 +229,7 @@ def _resolve(name_or_path: str) -> Path:
     if name_or_path in builtin_names():
         return _BUILTIN_DIR / f"{name_or_path}.json"
     path = Path(name_or_path)
-    looks_like_file = path.suffix == ".json" or len(path.parts) > 1 or path.is_file()
+    looks_like_file = path.suffix == ".json" or len(path.parts) > 1 or os.path.isfile(path)
     if looks_like_file:
         return path
     raise ConfigError(
