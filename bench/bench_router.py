@@ -27,6 +27,7 @@ from rig import (
     running,
 )
 from routers import PEER_ROUTERS, Router, spillway
+from simulators import AS_PYTHON, compiled
 
 CHUNKS, SPACING_US = 64, 10_000
 BUSY_STREAMS, BUSY_CONNECTIONS, BUSY_SPACING_US = 256, 32, 2_000
@@ -86,7 +87,13 @@ def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
         repeats = Repeats(2, 1, 0.6, 500, effort.realtime)
     else:
         repeats = Repeats(5, 3, 1.5, 2000, effort.realtime)
-    routers = [spillway()]
+    routers = [spillway(name=AS_PYTHON)]
+    try:
+        routers.insert(0, spillway(package=compiled()))
+    except BenchError as error:
+        routers = [spillway()]
+        yield Absent("spillway, compiled", str(error))
+    ours = routers[0]
     for name, peer in PEER_ROUTERS.items():
         try:
             routers.append(peer())
@@ -96,7 +103,7 @@ def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
         yield from _rounds(routers, repeats, separate=separate, pinned=True)
         yield from _rounds(routers, repeats, separate=separate, pinned=False)
         yield from _memory(routers, repeats, separate=separate)
-    yield _reports(repeats)
+    yield _reports(ours, repeats)
     yield _yardstick_beside_load()
 
 
@@ -282,10 +289,10 @@ def _held(rig: Rig, subject: Subject, count: int) -> tuple[int, int]:
         return before, memory_bytes(subject) - before
 
 
-def _reports(repeats: Repeats) -> Figure:
+def _reports(ours: Router, repeats: Repeats) -> Figure:
     """The cost of listening to nodes that have something to say every 20 ms."""
     samples_us = []
-    with running([spillway()], separate=True, report=REPORT_LINE, report_ms=20) as rig:
+    with running([ours], separate=True, report=REPORT_LINE, report_ms=20) as rig:
         pid = rig.subjects[1].pid
         assert pid is not None
         for _ in range(repeats.rounds):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from comparison import OURS
 from mocks import BUILD, BenchError
 from peers import environment, pinned_version
+from simulators import SOURCES
 
 
 class Pools(NamedTuple):
@@ -36,9 +37,17 @@ class Router(NamedTuple):
     introduce: Callable[[int, Pools], None] = lambda _port, _pools: None
 
 
-def spillway() -> Router:
-    """Return this project's router, with everything on that it has."""
-    return Router(OURS, "this checkout", _spillway_command)
+def spillway(*, package: Path = SOURCES, name: str = OURS) -> Router:
+    """Return this project's router, with everything on that it has.
+
+    package: where the package is, the sources or their compiled copy.
+    """
+    log = BUILD / f"decisions-{package.name}.jsonl"
+
+    def command(port: int, _metrics_port: int, pools: Pools) -> list[str]:
+        return ["env", f"PYTHONPATH={package}", *_spillway_command(port, pools, log)]
+
+    return Router(name, "this checkout", command)
 
 
 def vllm_router() -> Router:
@@ -102,8 +111,7 @@ def _decode_flags(pools: Pools) -> list[str]:
     return [word for url in pools.decode_urls for word in ("--decode", url)]
 
 
-def _spillway_command(port: int, _metrics_port: int, pools: Pools) -> list[str]:
-    log = BUILD / "decisions.jsonl"
+def _spillway_command(port: int, pools: Pools, log: Path) -> list[str]:
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "spillway", "serve", "--port", str(port)]
     for url in pools.prefill_urls:
