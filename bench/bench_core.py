@@ -12,6 +12,7 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
+from bench_sim import requests
 from figures import Effort, Figure, cpu_us_per_call, figure
 from mocks import BUILD, BenchError
 from work import work_of
@@ -31,6 +32,8 @@ from spillway.core.latency import prefill_s, token_pairs
 from spillway.core.ledger import Ledger
 from spillway.core.policies import POLICY_NAMES, build_policy
 from spillway.core.types import ClusterView, NodeSpec, NodeView, RequestView, Role, Slo
+from spillway.sim.run import run as simulate
+from spillway.sim.scenario import Scenario
 from spillway.wire import report
 from spillway.wire.profile import DEFAULT_PROFILE, load_profile_file
 from spillway.workload.seeds import stream
@@ -40,6 +43,7 @@ NOW_S = 1000.0
 SLO = Slo(ttft_s=1.0, tbt_s=0.06)
 PROMPTS_TOKENS = (1024, 8192, 32768)
 READER_ROWS = 2_000
+SIMULATED_ROWS = 500
 PREFILL_NODES_WIDE, DECODE_NODES_WIDE = 32, 128
 
 
@@ -82,6 +86,7 @@ def cases() -> list[Case]:
         *_ledger(),
         _report_decode(),
         *_readers(),
+        *_simulations(),
     ]
 
 
@@ -293,3 +298,15 @@ def _report_decode() -> Case:
         lambda: report.to_state(report.decode(line), NOW_S, "router-1"),
         f"{len(line)} bytes, to the core's NodeState",
     )
+
+
+def _simulations() -> Iterator[Case]:
+    """Whole runs of the simulator on the requests that the peers are given, for one request."""
+    rows = requests(SIMULATED_ROWS)
+    for name, policy, cluster in (
+        ("simulated_request_least_loaded", "least-loaded", "2p2d"),
+        ("simulated_request_headroom", "headroom", "2p2d"),
+        ("simulated_request_32p32d", "least-loaded", "32p32d"),
+    ):
+        call = partial(simulate, Scenario(cluster=cluster, policy=policy), rows, 1)
+        yield Case(name, call, f"{policy} on {cluster}", SIMULATED_ROWS)

@@ -11,11 +11,13 @@ CALLS_MAX = {
     "decision_2p2d_calm": 75,
     "decision_128d_prompt_8k": 2_850,
     "plan_chunks_32k": 84,
-    "dispatcher_cycle_2p2d": 330,
-    "ledger_report_2p2d": 18,
+    "dispatcher_cycle_2p2d": 310,
+    "ledger_report_2p2d": 12,
     "report_decode": 8,
     "read_azure_row": 31,
     "read_mooncake_row": 26,
+    "simulated_request_least_loaded": 510,
+    "simulated_request_headroom": 680,
 }
 PEAK_BYTES_MAX = {
     "decision_2p2d_prompt_8k": 5_000,
@@ -64,6 +66,8 @@ def test_work_does_not_grow_with_what_it_must_not_depend_on(counted):
     assert calls["ledger_report_128d"] == calls["ledger_report_2p2d"]
     # forty times the nodes, and fewer than twenty times the work
     assert calls["decision_128d_prompt_8k"] < 20 * calls["decision_2p2d_prompt_8k"]
+    # sixteen times the nodes: a decision looks at each of them, and nothing else does
+    assert calls["simulated_request_32p32d"] < 3.5 * calls["simulated_request_least_loaded"]
 
 
 def test_what_is_counted():
