@@ -10,7 +10,7 @@ import msgspec
 RECORD_VERSION = 1
 
 
-class TtftParts(msgspec.Struct, frozen=True, kw_only=True):
+class TtftParts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a first token's time went, seconds; the parts add up to the TTFT."""
 
     queue: float = 0.0
@@ -20,7 +20,7 @@ class TtftParts(msgspec.Struct, frozen=True, kw_only=True):
     first_step: float = 0.0
 
 
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What happened to one request.
 
     outcome: finished | failed | rejected | cancelled.    route: prefill | deflected | "".
