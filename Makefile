@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce compiled test-compiled test-ray vllm-env test-vllm judge-env test-judge vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce compiled test-compiled test-ray vllm-env test-vllm fuzz judge-env test-judge vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -122,6 +122,11 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W ignore --basetemp=build/pytest-vllm tests/engine
 	@echo "Real engines: one prefill and one decode node, KV by NIXL:"
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W default --basetemp=build/pytest-vllm tests/realvllm
+
+fuzz: setup ## hostile input to every surface, in memory, by seed (N=10000 SURFACE=client SEED=1 FIRST=0)
+	@PYTHONPATH=tests $(BIN)/python -m fuzzing --seed $(or $(SEED),1) --first $(FIRST) \
+		--count $(if $(filter command,$(firstword $(origin N))),$(N),10000) \
+		$(if $(SURFACE),--surface $(SURFACE))
 
 judge-env: setup ## install aiperf, a load generator of others, into .venv-peers (a minute or two)
 	@$(BIN)/python bench/outside.py --install

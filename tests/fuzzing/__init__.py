@@ -1,0 +1,1 @@
+"""Hostile input by the million, against the router in memory: `make fuzz`. See `surfaces.py`."""
