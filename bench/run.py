@@ -25,7 +25,7 @@ from figures import Effort, Figure, figure, this_machine, yardstick_us
 from mocks import BUILD, BenchError
 
 GROUPS = ("core", "sim", "router")
-ALL = (*GROUPS, "judges")
+ALL = (*GROUPS, "judges", "workers")
 RESULTS = BUILD.parent
 SCHEMA = 1
 NAME_WIDTH = 32
