@@ -138,15 +138,20 @@ class Task:
     def __call__(self) -> Outcome:
         """Simulate. The rows depend on the cell and the seed alone, so policies are paired."""
         cell = CELLS[self.at]
-        options: dict[str, Any] = {"policy": self.policy, **cell.scenario}
-        scenario = _Odd(of=cell.odd, **options) if cell.odd else Scenario(**options)
-        output = run(scenario, _rows(cell, self.seed), self.seed)
+        output = run(scenario_of(cell, self.policy), rows_of(cell, self.seed), self.seed)
         result = summarise(policy=self.policy, records=output.records, gaps=output.gaps, wall_s=0.0)
         queues_s = sorted(one.parts.queue for one in output.records if one.parts is not None)
         return Outcome(cell.name, self.policy, self.seed, result, percentile(queues_s, 0.99))
 
 
-def _rows(cell: Cell, seed: int) -> list[Row]:
+def scenario_of(cell: Cell, policy: str) -> Scenario:
+    """Return the cluster of a cell under a policy."""
+    options: dict[str, Any] = {"policy": policy, **cell.scenario}
+    return _Odd(of=cell.odd, **options) if cell.odd else Scenario(**options)
+
+
+def rows_of(cell: Cell, seed: int) -> list[Row]:
+    """Return what arrives in a cell; the seed is all the same to a trace."""
     of, amount = cell.source
     if isinstance(of, str):
         return family(of, seed, DURATION_S, amount)

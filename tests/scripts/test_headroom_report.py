@@ -66,3 +66,49 @@ def test_a_lost_cell_is_published_and_counted() -> None:
     assert f"{congested - 1} of {congested}" in page
     assert f"**{CELLS[0].name}**: p95 1.00 s, `least-ttft` 0.50 s. Not explained." in page
     assert f"**{CELLS[0].name}**: joint attainment 5.0 points behind `least-ttft`." in page
+
+
+def test_calm_is_what_a_policy_that_never_deflects_makes_of_it() -> None:
+    from headroom_cells import CALM_QUEUE_P99_S, Outcome
+    from headroom_figures import OURS, STATIC, is_calm
+
+    def runs(static_s: float) -> dict[str, list[Outcome]]:
+        return {
+            policy: [Outcome("any", policy, seed, result(policy, 1.0, 1.0), queue_s)]
+            for policy, queue_s in ((STATIC, static_s), (OURS, 9.0))
+            for seed in (1,)
+        }
+
+    assert is_calm(runs(CALM_QUEUE_P99_S))
+    assert not is_calm(runs(CALM_QUEUE_P99_S + 1e-6))
+
+
+def test_an_interval_needs_seeds_and_pairs_them() -> None:
+    from headroom_cells import Outcome
+    from headroom_figures import OURS, STATIC, interval
+
+    def runs(p95_s: dict[str, tuple[float, ...]]) -> dict[str, list[Outcome]]:
+        return {
+            policy: [
+                Outcome("any", policy, seed, result(policy, value_s, 1.0), 0.0)
+                for seed, value_s in enumerate(each)
+            ]
+            for policy, each in p95_s.items()
+        }
+
+    assert interval(runs({OURS: (1.0,), STATIC: (2.0,)}), STATIC) == ""
+    # Halved in every pair, however far the pairs are apart.
+    assert interval(runs({OURS: (1.0, 7.0, 0.1), STATIC: (2.0, 14.0, 0.2)}), STATIC) == (
+        " (0.50-0.50)"
+    )
+    assert interval(runs({OURS: (1.0, 1.0), STATIC: (2.0, 2.2)}), STATIC) == " (0.26-0.87)"
+
+
+def test_a_trace_cell_and_a_drawn_one_name_their_rows_and_clusters() -> None:
+    from headroom_cells import CELLS, SLOW_LINK_BYTES_PER_S, rows_of, scenario_of
+
+    odd = next(cell for cell in CELLS if cell.odd == "link")
+    links = [spec.link_bytes_per_s for spec in scenario_of(odd, "headroom").specs()]
+    assert links.count(SLOW_LINK_BYTES_PER_S) == 1
+    light = next(cell for cell in CELLS if cell.name == "burst, 2/s")
+    assert rows_of(light, 1) == rows_of(light, 1) != rows_of(light, 2)
