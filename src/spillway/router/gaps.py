@@ -6,6 +6,7 @@ A stream that is not sampled never comes here, so that measuring costs the other
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from spillway.clock import Clock
 from spillway.router.metrics import RouterMetrics
@@ -36,10 +37,14 @@ class GapMeter:
         self._last_s = clock.now_s()
 
     def __call__(self, data: bytes) -> None:
-        now_s = self._clock.now_s()
-        gap_s = now_s - self._last_s
-        self._last_s = now_s
-        self._observe(gap_s)
-        if gap_s > self._tbt_s:
-            self._metrics.gaps_late[self._route] += 1
+        last_s, self._last_s = self._last_s, self._clock.now_s()
+        if last_s != inf:
+            gap_s = self._last_s - last_s
+            self._observe(gap_s)
+            if gap_s > self._tbt_s:
+                self._metrics.gaps_late[self._route] += 1
         self._write(data)
+
+    def skip(self) -> None:
+        """The next gap is the client's doing: it had stopped reading."""
+        self._last_s = inf

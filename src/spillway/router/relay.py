@@ -84,8 +84,8 @@ class Exchange:
         "_clean_cut",
         "_close",
         "_framing",
-        "_gaps",
         "_head",
+        "_meters",
         "_remember",
         "_tail",
         "_write",
@@ -149,7 +149,7 @@ class Exchange:
         self.started = self.paused = self._close = self._clean_cut = False
         self.reads = self.reads_seen = 0
         self._head: ResponseHead | None = None
-        self._gaps: StreamGaps | None = None
+        self._meters: tuple[GapMeter | StreamGaps, ...] = ()
         self._framing = Framing.NONE
         self._tail: deque[bytes] = deque(maxlen=TAIL_READS)
         self._remember = self._tail.append
@@ -221,8 +221,8 @@ class Exchange:
 
     def resume(self) -> None:
         self.paused = False
-        if self._gaps is not None:
-            self._gaps.skip()
+        for meter in self._meters:
+            meter.skip()
         if self.leg is not None:
             self.leg.resume()
 
@@ -242,12 +242,13 @@ class Exchange:
 
     def measure_gaps(self, clock: Clock, metrics: RouterMetrics) -> None:
         """Time the rest of the stream, read by read."""
-        slo = self.view.slo
-        self._write = GapMeter(self._write, clock, metrics, self.route, slo.tbt_s)
+        meter = GapMeter(self._write, clock, metrics, self.route, self.view.slo.tbt_s)
+        self._write, self._meters = meter, (*self._meters, meter)
 
     def watch_gaps(self, clock: Clock, node: NodeGaps) -> None:
         """Time the rest of the stream for what it says of its node."""
-        self._write = self._gaps = StreamGaps(self._write, clock, node, self.view.slo.tbt_s)
+        meter = StreamGaps(self._write, clock, node, self.view.slo.tbt_s)
+        self._write, self._meters = meter, (*self._meters, meter)
 
     def answer_whole(self, head: ResponseHead, content: bytes) -> None:
         """Pass on an answer that was collected: an engine's 4xx to the prefill leg."""
