@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce compiled test-compiled test-ray vllm-env test-vllm fuzz judge-env test-judge vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce compiled test-compiled test-ray test-otel vllm-env test-vllm fuzz judge-env test-judge vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -99,6 +99,10 @@ compiled: setup ## build/compiled: the package with core and simulator as machin
 
 test-compiled: compiled ## the compiled copy gives the same decisions, records and counts
 	@$(BIN)/python -m pytest --basetemp=build/pytest-compiled tests/sim/test_compiled.py
+
+test-otel: setup ## spans as a collector gets them
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements/otel.txt
+	@$(BIN)/python -m pytest --basetemp=build/pytest-otel tests/router/test_otlp.py tests/router/test_tracing.py
 
 vllm-env: $(VLLM_STAMP) ## create .venv-vllm: a real vLLM engine on the CPU (minutes, 3 GB)
 

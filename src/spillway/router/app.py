@@ -28,13 +28,16 @@ from spillway.router.gate import Gate, Queueing
 from spillway.router.health import HealthWatch
 from spillway.router.http_server import ClientConnection, Front, Request
 from spillway.router.intake import Intake
+from spillway.router.otlp import SpanExport
 from spillway.router.pool import NodePool
 from spillway.router.reload import Reloader
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.shell import Shell
 from spillway.router.tls import server_context
+from spillway.router.tracing import Tracer
 from spillway.wire.config import DEFAULT_CLASS, ClassConfig, ClusterConfig, Node
 from spillway.wire.openai import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
+from spillway.wire.tracingconfig import TracingConfig
 
 # path: is it a chat
 INFERENCE_PATHS = {COMPLETIONS_PATH.encode(): False, CHAT_PATH.encode(): True}
@@ -88,6 +91,7 @@ class Server:
         self._discovering: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._log_writers: list[asyncio.Task[None]] = []
+        self._spans: SpanExport | None = None
 
     async def listen(self) -> None:
         """Begin to serve. Raises ConfigError if the port cannot be had."""
@@ -162,8 +166,19 @@ class Server:
             pool.close()
         for writer in self._log_writers:
             writer.cancel()
+        if self._spans is not None:
+            await self._spans.finish()
         await self.shell.decisions.file.finish()
         await self.shell.log.file.finish()
+
+    def trace(self, config: TracingConfig) -> None:
+        """Send spans of the requests from here on. Raises ConfigError without OpenTelemetry."""
+        shell = self.shell
+        tracer = Tracer(config, shell.clock)
+        policy = shell.dispatcher.policy.name
+        self._spans = SpanExport(tracer, config, (shell.router_id, policy), shell.clock, shell.log)
+        self._log_writers.append(self._loop.create_task(self._spans.run()))
+        shell.tracer = tracer
 
     def follow(self, reloader: Reloader) -> None:
         """Keep to a configuration from here on: `reload` reads it again, as does its change."""
@@ -330,6 +345,8 @@ async def serve_config(
             for name, one in classes.items()
         }
         server.shell.gate = Gate(server.shell, server.settings.inflight_max, queues)
+    if config.tracing is not None:
+        server.trace(config.tracing)
     server.follow(Reloader(server.shell, server.fleet, server.keys, config, path, discovery))
     return server
 

@@ -34,6 +34,11 @@ def of_shell(shell: Shell, client_conns: int) -> Samples:
             ((("class", name), ("kind", kind)), count)
             for (name, kind), count in sorted(shell.gate.refused.items())
         ]
+    if shell.tracer is not None:
+        samples["spillway_traces_sent_total"] = [((), shell.tracer.sent)]
+        samples["spillway_traces_dropped_total"] = [
+            ((("kind", kind),), count) for kind, count in sorted(shell.tracer.dropped.items())
+        ]
     return samples
 
 

@@ -124,6 +124,10 @@ METRICS: dict[str, Metric] = {
     "spillway_decision_log_dropped_total": _counter("Decisions that the log had no room for."),
     "spillway_log_dropped_total": _counter("Lines that the log had no room for."),
     "spillway_reloads_total": _counter("Times the configuration was read again.", "outcome"),
+    "spillway_traces_sent_total": _counter("Requests whose spans the collector has taken."),
+    "spillway_traces_dropped_total": _counter(
+        "Requests whose spans were dropped: the queue was full, or they could not be sent.", "kind"
+    ),
     "spillway_discovery_failures_total": _counter(
         "Questions for nodes without an answer, to a name server or the Kubernetes API.", "kind"
     ),

@@ -161,6 +161,11 @@ class Exchange:
         return self.id_line + DECIDED_LINES.get((self.route, self.reason), b"")
 
     @property
+    def status(self) -> int:
+        """Return the status of the engine's answer, or 0 without one."""
+        return self._head.status if self._head is not None else 0
+
+    @property
     def is_prefilling(self) -> bool:
         """Whether the prefill leg is at work."""
         return self.route == "prefill" and not self.kv_params

@@ -23,7 +23,7 @@ from spillway.wire.config import DEFAULT_CLASS, ClusterConfig, Node, load_config
 
 Stamp = tuple[int, int, int]
 # What a reload leaves as it is.
-FIXED = ("router", "policy", "shadow", "limits", "discovery")
+FIXED = ("router", "policy", "shadow", "limits", "discovery", "tracing")
 
 
 class Reloader:

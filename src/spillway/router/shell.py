@@ -48,6 +48,7 @@ from spillway.router.reserving import Reserving
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.silence import overdue
 from spillway.router.strain import StrainWatch
+from spillway.router.tracing import Tracer
 from spillway.wire.openai import decode_body, ordered_fields, prefill_body, with_order
 from spillway.wire.order import EngineOrder, encode_order
 from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER, NodeReport
@@ -69,6 +70,7 @@ class Shell:
     live: every request that has not ended.
     memory: of what was sent where; None unless the settings ask for it.
     last_reports: the last word of each node that reports.
+    tracer: notes what traces need; None where there are none.
     takes_orders: nodes whose plug-in reports from a port of its own. Headers do not reach it inside
         a real engine, so its orders ride in the body: the one change made to a client's body there.
     on_refused: called with a node that refuses connections, before its request is moved on.
@@ -100,6 +102,7 @@ class Shell:
         self._streams = 0
         self.live: dict[RequestId, Exchange] = {}
         self.gate: Gate | None = None
+        self.tracer: Tracer | None = None
         blocks_max = settings.prefix_blocks_max
         self.memory = PromptMemory(dispatcher.ledger.nodes, blocks_max) if blocks_max else None
         self.admission = Admission(settings, classes, clock, self.live, self.router_id, self.memory)
@@ -147,6 +150,8 @@ class Shell:
             return
         self.live[exchange.view.request_id] = exchange
         conn.reader = exchange
+        if self.tracer is not None:
+            self.tracer.begin(exchange)
         if not waits:
             self.begin(exchange)
 
@@ -213,6 +218,8 @@ class Shell:
     def _leg_failed(self, exchange: Exchange, reason: str, *, refused: bool, kv_lost: bool) -> None:
         node_id = exchange.node_id
         self.metrics.upstream_errors[node_id, reason] += 1
+        if self.tracer is not None:
+            self.tracer.failed(exchange, reason)
         # A full node (503) is not a broken one, and late clients and old KV are not its fault.
         if not (refused or reason in BLAMELESS) and self.breaker.failed(
             node_id, self.clock.now_s()
@@ -286,7 +293,10 @@ class Shell:
         return encode_order(EngineOrder(self.router_id, order.dispatch_id, slo.tbt_s))
 
     def _lines(self, order: StartPrefill | StartDecode | StartDeflected) -> bytes:
-        return b"%b%d\r\n" % (self._dispatch_start, order.dispatch_id)
+        line = b"%b%d\r\n" % (self._dispatch_start, order.dispatch_id)
+        if self.tracer is not None:
+            line += self.tracer.leg(order, self.live[order.request_id])
+        return line
 
     def _answer_from(
         self,
@@ -337,12 +347,16 @@ class Shell:
             self.metrics.predicted_step[decision.route].observe(decision.plan.step_s_max)
         if decision.shadow is not None:
             self.metrics.watched(decision.shadow.decision)
+        if self.tracer is not None:
+            self.tracer.decided(order)
         self.decisions.add(order)
 
     def _end(self, exchange: Exchange, outcome: str, output_tokens: int = 0) -> None:
         view = exchange.view
         del self.live[view.request_id]
         self.metrics.requests[exchange.route, outcome] += 1
+        if self.tracer is not None:
+            self.tracer.end(exchange, outcome, output_tokens)
         if self.log.is_wanted:
             self.log.ended(self.clock.now_s(), exchange, outcome, output_tokens)
         if self.gate is not None:

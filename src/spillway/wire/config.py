@@ -33,6 +33,7 @@ from spillway.wire.profile import (
     load_profile_file,
 )
 from spillway.wire.routerconfig import RouterConfig
+from spillway.wire.tracingconfig import TracingConfig
 
 T = TypeVar("T")
 
@@ -104,6 +105,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shadow: PolicyConfig | None = None
     classes: dict[str, ClassConfig] = {}
     limits: LimitsConfig = LimitsConfig()
+    tracing: TracingConfig | None = None
 
     def slos(self) -> dict[str, Slo]:
         """Return the targets of each class; `default` is always there."""
