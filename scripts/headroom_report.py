@@ -62,16 +62,20 @@ CALM_DEFLECTED_MAX_FRAC = 0.01
 TIE_FRAC = 0.01  # a p95 this close is the same: it moves more from seed to seed
 
 # Why headroom is behind where it is. A losing cell without a reason is shown as not explained.
+LONG_PROMPTS = (
+    "All prompts are long here. Serving the shorter ones first puts the longest back: it buys the "
+    "median and the attainment with the tail."
+)
 REASONS = {
-    "Azure code, 600-840 s": "A calm window: `least-ttft` deflects 80 % of the prompts, whenever "
-    "that is sooner, `headroom` 14 %, under pressure. With `pressure=off` it deflects 81 % and has "
-    "a p95 of 0.36 s; `objective=tail-ttft` is that choice.",
-    "links of 3 GB/s": "Neither holding nor the order is to blame: on seed 101 `hold=off` has "
-    "1.35 s, `work_weight=0` 1.34 s, `pressure=off` 1.34 s. What differs is that `least-ttft` "
-    "estimates every (prefill, decode) pair when it decides, `headroom` one decode node.",
-    "burst, 4/s": "Calm on average only: its bursts bring 12 requests a second, and those that "
-    "are deflected are behind others.",
-    "chat, 60/s": "Prompts alone use 60 % of the prefill pool, so some do wait.",
+    "Azure code, 600-840 s": "Hardly congested: `least-ttft` deflects 80 % of the prompts, "
+    "whenever that is sooner, `headroom` 14 %, under pressure. `objective=tail-ttft` is that "
+    "choice.",
+    "4k in, 60 out, 5.5/s": LONG_PROMPTS,
+    "4k in, 250 out, 5/s": LONG_PROMPTS,
+    "links of 3 GB/s": LONG_PROMPTS + " Tried on seeds 1 to 6, where it has 1.43 s and `least-ttft`"
+    " 1.41 s: every (prefill, decode) pair 1.44 s, `hold=off` 1.41 s, `work_weight=5` 1.42 s. To "
+    "deflect only whom the prefill path would cost half the target gave 1.39 s here, and on seeds "
+    "1 and 2 0.69 s instead of 0.65 s under bursts of 16/s.",
 }
 
 
@@ -142,12 +146,37 @@ def page(table: Table) -> str:
 
 def _goals(table: Table, congested: list[str], groups: dict[str, str]) -> str:
     bursts = [name for name in congested if groups[name] == BURST_GROUP]
-    calm = [name for name in table if name not in congested]
-    won = [
-        name
-        for name in congested
-        if p95_s(table[name][OURS]) <= (1 + TIE_FRAC) * best_rival(table[name])[1]
+    rows = _speed_goals(table, congested, bursts) + _cost_goals(table, congested)
+    return _grid(("figure", "goal", "measured"), rows)
+
+
+def _speed_goals(
+    table: Table, congested: list[str], bursts: list[str]
+) -> list[tuple[str, str, str]]:
+    behind = {name: p95_s(table[name][OURS]) / best_rival(table[name])[1] for name in congested}
+    won = sum(share <= 1 + TIE_FRAC for share in behind.values())
+    outright = sum(share <= 1 for share in behind.values())
+    told = f"{won} of {len(congested)} ({won / len(congested):.0%}), {outright} outright"
+    rows = [
+        (
+            "p95 TTFT at or below every rival's (1 % is a tie), share of congested cells",
+            "≥ 90 %",
+            told,
+        )
     ]
+    for rival, goal in ((PAPER, "≤ 0.60"), (STATIC, "≤ 0.20")):
+        for names, of, aim in (
+            (bursts, "long-tail bursts", goal),
+            (congested, "all congested", ""),
+        ):
+            rows.append(
+                (f"p95 TTFT over `{rival}`'s, {of}", aim, f"{ratio(table, names, rival):.2f}")
+            )
+    return rows
+
+
+def _cost_goals(table: Table, congested: list[str]) -> list[tuple[str, str, str]]:
+    calm = [name for name in table if name not in congested]
     regrets = {
         name: max(joint(runs[rival]) for rival in RIVALS) - joint(runs[OURS])
         for name, runs in table.items()
@@ -158,32 +187,7 @@ def _goals(table: Table, congested: list[str], groups: dict[str, str]) -> str:
     latest = max(lates, key=lambda name: lates[name])
     busiest = max(calm, key=lambda name: deflected(table[name][OURS]))
     slowest = max(calm, key=lambda name: ratio(table, [name], STATIC))
-    rows = [
-        (
-            "p95 TTFT at or below every rival's (1 % is a tie), share of congested cells",
-            "≥ 90 %",
-            f"{len(won)} of {len(congested)} ({len(won) / len(congested):.0%})",
-        ),
-        (
-            "p95 TTFT over `kairos-paper`'s, long-tail bursts",
-            "≤ 0.60",
-            f"{ratio(table, bursts, PAPER):.2f}",
-        ),
-        (
-            "p95 TTFT over `kairos-paper`'s, all congested cells",
-            "",
-            f"{ratio(table, congested, PAPER):.2f}",
-        ),
-        (
-            "p95 TTFT over `least-loaded`'s, long-tail bursts",
-            "≤ 0.20",
-            f"{ratio(table, bursts, STATIC):.2f}",
-        ),
-        (
-            "p95 TTFT over `least-loaded`'s, all congested cells",
-            "",
-            f"{ratio(table, congested, STATIC):.2f}",
-        ),
+    return [
         (
             "joint attainment behind the best rival, worst cell",
             "≤ 0.5 points",
@@ -206,7 +210,6 @@ def _goals(table: Table, congested: list[str], groups: dict[str, str]) -> str:
             f"{ratio(table, [slowest], STATIC):.2f} ({slowest})",
         ),
     ]
-    return _grid(("figure", "goal", "measured"), rows)
 
 
 def _p95_table(table: Table) -> str:
