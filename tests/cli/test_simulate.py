@@ -94,6 +94,7 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
         "report_period_s": 0.0,
         "report_delay_s": 0.05,
         "report_loss": 0.1,
+        "routers": 1,
         "chunk_mode": "static",
         "chunk_tokens_max": 256,
     }

@@ -57,3 +57,6 @@ Routers = Annotated[
         rich_help_panel=CLUSTER,
     ),
 ]
+Check = Annotated[
+    bool, typer.Option("--check", help="Verify every invariant after every event (slow).")
+]

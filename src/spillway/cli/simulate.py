@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spillway.cli import fidelity, options, shadowing
 from spillway.wire.profile import DEFAULT_PROFILE
@@ -53,9 +51,7 @@ def simulate(
     figure: options.Figure = None,
     decisions: options.Decisions = None,
     records: options.Records = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Verify every invariant after every event (slow).")
-    ] = False,
+    check: fidelity.Check = False,
 ) -> None:
     """Compare policies in simulation: an hour of traffic in seconds.
 
@@ -74,21 +70,13 @@ def simulate(
 
     asked = Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed, None, apply)
     workload = with_caveats(choose_rows(asked), profile)
-    targets_s = (slo_ttft_s, slo_tbt_s)
     of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
-    scenario = make_scenario(*of_nodes, targets_s)
-    scenario = _differing(scenario, node or (), drift, report_delay_s, report_loss, shadow)
-    scenario = _shared(scenario, routers)
+    scenario = make_scenario(*of_nodes, (slo_ttft_s, slo_tbt_s))
+    scenario = _differing(scenario, node, drift, report_delay_s, report_loss, shadow, routers)
     keep = decisions is not None or html is not None or shadow is not None
     compared = _compare(scenario, workload, policy, seed, checks=check, keep=keep)
     files = Written(json, html, figure, decisions, records)
     _show(compared, run_config(scenario, workload), workload, seed, files)
-
-
-def _shared(scenario: Scenario, routers: int) -> Scenario:
-    from dataclasses import replace
-
-    return replace(scenario, routers=routers)
 
 
 class Written(NamedTuple):
@@ -147,19 +135,20 @@ def make_scenario(
 
 def _differing(
     scenario: Scenario,
-    nodes: Sequence[str],
+    nodes: Sequence[str] | None,
     drift_frac: float,
     report_delay_s: float,
     report_loss_frac: float,
     shadow: str | None,
+    routers: int,
 ) -> Scenario:
     from dataclasses import replace
 
     from spillway.core.errors import ConfigError
     from spillway.sim.nodes import parse_node_change
 
-    changes = dict(parse_node_change(text) for text in nodes)
-    if len(changes) < len(nodes):
+    changes = dict(parse_node_change(text) for text in nodes or ())
+    if len(changes) < len(nodes or ()):
         raise ConfigError("--node names one node twice; give all that it has of its own at once")
     return replace(
         scenario,
@@ -168,6 +157,7 @@ def _differing(
         report_delay_s=report_delay_s,
         report_loss_frac=report_loss_frac,
         shadow=shadow or "",
+        routers=routers,
     )
 
 
