@@ -13,7 +13,9 @@ import yaml
 
 from fakekube import FakeKube, pod
 from fakenode import FakeNode
+from spillway.cli.check import _checked
 from spillway.core.errors import ConfigError
+from spillway.core.stock import ExpectedBatch
 from spillway.core.types import Role
 from spillway.router.app import serve_config
 from spillway.router.kubenodes import PodNodes, beside
@@ -327,3 +329,10 @@ async def test_a_router_that_stops_asks_no_more(cluster: Cluster, bench, until) 
     cluster.kube.put(pod("d1", "decode"))
     await asyncio.sleep(0.05)
     assert len(cluster.kube.asked) == asked
+
+
+async def test_the_check_before_the_start_asks_the_pods_too(cluster: Cluster) -> None:
+    await cluster.pod("p0")
+    await cluster.pod("d0")
+    result = await _checked(cluster.config(), ExpectedBatch(8, 1000, 1000), try_pairs=False)
+    assert {node.node_id for node in result.nodes} == {"p0", "d0"}

@@ -94,13 +94,17 @@ def check(
 async def _checked(config: ClusterConfig, batch: ExpectedBatch, *, try_pairs: bool) -> CheckResult:
     from spillway import __version__
     from spillway.router.dial import dial
+    from spillway.router.discovery import Discovery
     from spillway.router.pairs import try_every_pair
     from spillway.router.settings import RouterSettings
     from spillway.router.verify import judge
     from spillway.wire.checks import CheckResult, ExpectedLoad
 
     settings = RouterSettings(**config.router.given())
-    nodes = config.build_nodes()
+    discovery = Discovery(config)
+    await discovery.start()
+    discovery.close()
+    nodes = discovery.all_nodes(config)
     tbt_s = min(slo.tbt_s for slo in config.slos().values())
     answers = await dial(nodes, settings)
     checks, findings = judge(answers, batch, tbt_s, settings.kv_block_tokens)

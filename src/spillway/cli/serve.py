@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -203,10 +204,11 @@ def _say_ready(config: ClusterConfig, server: Server) -> None:
     from spillway.cli.output import note
     from spillway.cli.parent import print_ready
 
-    pools, shadow = config.nodes, config.shadow
+    shadow = config.shadow
+    roles = Counter(node.spec.role.value for node in server.fleet.nodes.values())
     looking_on = f", {shadow.text()} looking on" if shadow is not None else ""
     note(
-        f"{config.policy.name} over {len(pools.prefill)} prefill and {len(pools.decode)} decode "
+        f"{config.policy.name} over {roles['prefill']} prefill and {roles['decode']} decode "
         f"nodes{looking_on}; targets and nodes can be seen at /metrics; Ctrl-C stops it"
     )
     print_ready("router", f"http://{server.settings.host}:{server.port}")
