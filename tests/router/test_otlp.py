@@ -220,6 +220,22 @@ async def test_a_router_that_stops_sends_what_is_left(bench, body, collector: Ot
     assert len(collector.named(ROOT)) == 1
 
 
+async def test_a_router_that_stops_waits_once_for_a_collector_that_fails(
+    bench, body, collector: OtlpReceiver
+) -> None:
+    _, _, server = await bench.pair()
+    collector.status = 400
+    trace_to(server, collector)
+    await bench.ask(server, body)
+    tracer = server.shell.tracer
+    tracer.ended.extend([tracer.ended[0]] * (4 * otlp.BATCH_REQUESTS))
+    bench.servers.remove(server)
+    await server.close()
+    assert collector.posts == 1
+    assert tracer.dropped["export_failed"] == 4 * otlp.BATCH_REQUESTS + 1
+    assert not tracer.ended
+
+
 async def test_spans_are_sent_once_a_second_by_themselves(
     bench, body, collector: OtlpReceiver, until, monkeypatch
 ) -> None:

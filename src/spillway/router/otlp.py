@@ -20,10 +20,10 @@ from spillway.router.request_log import RequestLog
 from spillway.router.tracing import Leg, Traced, Tracer
 from spillway.wire.tracingconfig import TracingConfig
 
-BATCH_REQUESTS = 128
+# The thread shares its interpreter with the loop, so a batch is no more than a few milliseconds.
+BATCH_REQUESTS = 16
 EVERY_S = 1.0
 FAILED = "export_failed"
-# Seconds beyond the float's grain would be false; spans are read by people in milliseconds.
 NS_PER_S = 1_000_000_000
 
 Attributes = dict[str, Any]
@@ -70,8 +70,11 @@ class SpanExport:
             await self._clock.sleep_until(self._clock.now_s() + EVERY_S)
             await self.flush()
 
-    async def flush(self) -> None:
-        """Send what has ended so far; it is dropped and counted if it cannot be sent."""
+    async def flush(self, *, gives_up: bool = False) -> None:
+        """Send what has ended so far; what cannot be sent is dropped and counted.
+
+        gives_up: whether the first failure is taken to be that of the rest.
+        """
         ended = self._tracer.ended
         for _ in range(len(ended) // BATCH_REQUESTS + 1):
             batch = [ended.popleft() for _ in range(min(len(ended), BATCH_REQUESTS))]
@@ -82,14 +85,17 @@ class SpanExport:
                 self._tracer.sent += len(batch)
             else:
                 self._tracer.dropped[FAILED] += len(batch)
+            if gives_up and not is_sent:
+                self._tracer.dropped[FAILED] += len(ended)
+                ended.clear()
             if is_sent is self._is_failing:
                 self._is_failing = not is_sent
                 event = "traces_lost" if self._is_failing else "traces_sent_again"
                 self._log.note("error" if self._is_failing else "info", event)
 
     async def finish(self) -> None:
-        """Send what is left, and nothing more."""
-        await self.flush()
+        """Send what is left, and nothing more. A collector that is away is waited for once."""
+        await self.flush(gives_up=True)
         self._exporter.shutdown()
 
     def _send(self, batch: list[Traced]) -> bool:
