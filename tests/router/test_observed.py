@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
+from builders import make_state
 from fakenode import SSE_HEAD, chunk, event
 from router.test_metrics import parsed
-from spillway.core.decide import Reason
+from spillway.core.decide import Decision, Reason, Route
+from spillway.core.events import NodeReported
 from spillway.router.metrics import METRICS
 
 
@@ -100,3 +102,47 @@ async def test_without_a_log_nothing_is_kept_for_it(bench, body) -> None:
     _, _, server = await bench.pair()
     await bench.ask(server, body)
     assert server.shell.log.file._waiting == []
+
+
+async def test_who_is_held_back_shows_and_for_how_long_they_were(
+    bench, body, deflect, until
+) -> None:
+    class Hold(deflect):
+        """Holds everything until it is told to go on."""
+
+        holds = True
+
+        def decide(self, request, cluster):
+            if self.holds and cluster.may_hold:
+                return Decision(Route.HELD, Reason.WORTH_WAITING)
+            return super().decide(request, cluster)
+
+        def hold_key(self, request, cluster):
+            return 0.0
+
+        def feed_s(self, node):
+            return 1.0
+
+    policy = Hold()
+    _, _, server = await bench.pair(policy)
+    client = await bench.client(server)
+    client.post(body)
+    await until(lambda: server.shell.live)
+    assert (await metrics_of(bench, server))["spillway_held"] == 1
+    await asyncio.sleep(0.05)
+    policy.holds = False
+    assert (await client.answer()).complete
+    values = await metrics_of(bench, server)
+    assert values["spillway_held"] == 0
+    assert values['spillway_decision_wait_seconds_count{route="deflected"}'] == 1
+    assert values['spillway_decision_wait_seconds_sum{route="deflected"}'] >= 0.05
+
+
+async def test_a_node_that_no_profile_describes_shows(bench) -> None:
+    _, _, server = await bench.pair()
+    name = 'spillway_node_drifting{node="d0",role="decode"}'
+    assert (await metrics_of(bench, server))[name] == 0
+    server.shell.tell(NodeReported(make_state("d0", gain_decode=4.9)))
+    values = await metrics_of(bench, server)
+    assert values[name] == 1
+    assert values['spillway_node_drift_alarms_total{node="d0",role="decode"}'] == 1

@@ -14,7 +14,7 @@ from spillway.core.headroom import Headroom
 from spillway.core.shadow import Shadowed
 from spillway.core.types import ChunkMode, NodeSpec, Role, Slo
 from spillway.router.settings import RouterSettings
-from spillway.wire.config import ClusterConfig, config_from_flags, load_config
+from spillway.wire.config import ClusterConfig, LimitsConfig, config_from_flags, load_config
 from spillway.wire.profile import (
     DEFAULT_PROFILE,
     load_profile,
@@ -279,3 +279,13 @@ def test_a_profile_name_that_no_file_can_have_is_refused(tmp_path: Path, profile
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_every_limit_of_decisions_can_be_set(tmp_path: Path) -> None:
+    given = {"report_age_max_s": 2.0, "retries_max": 1, "calibrated": False}
+    given |= {"held_max": 7, "hold_s_max": 0.5}
+    path = tmp_path / "cluster.yaml"
+    path.write_text(NODES + f"limits: {json.dumps(given)}\n")
+    assert load_config(path).limits.build() == DispatchLimits(**given)
+    assert set(given) == {field.name for field in dataclasses.fields(DispatchLimits)}
+    assert LimitsConfig().build() == DispatchLimits()

@@ -57,7 +57,6 @@ class NodeLedger:
     __slots__ = (
         "_all_behind",
         "_behind",
-        "_calibration",
         "_joining_kv_tokens",
         "_joining_seqs",
         "_own",
@@ -74,6 +73,7 @@ class NodeLedger:
         "_unseen_prompts",
         "_unseen_tokens",
         "_view",
+        "calibration",
         "spec",
     )
 
@@ -81,7 +81,7 @@ class NodeLedger:
         self, spec: NodeSpec, all_behind: list[NodeLedger], *, calibrated: bool = True
     ) -> None:
         self.spec = spec
-        self._calibration = Calibration(spec) if calibrated else None
+        self.calibration = Calibration(spec) if calibrated else None
         self._all_behind = all_behind  # the ledger's list of nodes whose view is behind
         self._behind = False
         self._view = NodeView(spec=spec, kv_capacity_tokens=spec.kv_capacity_tokens)
@@ -118,8 +118,8 @@ class NodeLedger:
             return
         self.spec = replace(self.spec, chunk_mode=mode, chunk_tokens_max=chunk_tokens_max)
         self._view.spec = self.spec
-        if self._calibration is not None:
-            self._calibration.learn_chunking(mode, chunk_tokens_max)
+        if self.calibration is not None:
+            self.calibration.learn_chunking(mode, chunk_tokens_max)
 
     @property
     def outstanding(self) -> int:
@@ -211,10 +211,10 @@ class NodeLedger:
         view.heard_at_s = state.taken_at_s
         view.reporting = True
         view.over_budget = state.over_budget
-        if self._calibration is not None:
-            self._calibration.hear(state)
-            view.spec = self.spec = self._calibration.spec
-            view.drifting = self._calibration.red
+        if self.calibration is not None:
+            self.calibration.hear(state)
+            view.spec = self.spec = self.calibration.spec
+            view.drifting = self.calibration.red
         if state.kv_capacity_tokens:
             view.kv_capacity_tokens = state.kv_capacity_tokens
         self.refresh()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import isfinite
 
+from spillway.core.lifecycle import State
 from spillway.core.types import NodeId, NodeView
 from spillway.router.discovery import Discovery
 from spillway.router.metrics import Labels, Sample
@@ -19,6 +20,7 @@ def of_shell(shell: Shell, client_conns: int) -> Samples:
     """Return what there is one of."""
     values = {
         "spillway_inflight": len(shell.live),
+        "spillway_held": shell.dispatcher.counts[State.HELD],
         "spillway_client_connections": client_conns,
         "spillway_decision_log_dropped_total": shell.decisions.file.dropped,
         "spillway_log_dropped_total": shell.log.dropped,
@@ -84,6 +86,8 @@ def of_nodes(shell: Shell) -> Samples:
         for name, value in believed(view).items():
             if isfinite(value):
                 add(name, labels, value)
+        alarms = node.calibration.alarms if node.calibration is not None else 0
+        add("spillway_node_drift_alarms_total", labels, alarms)
         report = shell.last_reports.get(node_id)
         if report is not None:
             for name, value in reported(report).items():
@@ -107,6 +111,7 @@ def believed(view: NodeView) -> dict[str, float]:
         "spillway_node_kv_used_tokens": view.kv_used_tokens,
         "spillway_node_kv_capacity_tokens": view.kv_capacity_tokens,
         "spillway_node_budget_seconds": budget_s(view),
+        "spillway_node_drifting": view.drifting,
     }
 
 

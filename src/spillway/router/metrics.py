@@ -72,6 +72,10 @@ METRICS: dict[str, Metric] = {
         "The longest step that each deflection was planned to cause.", *ROUTE
     ),
     "spillway_inflight": _gauge("Requests that have not ended."),
+    "spillway_held": _gauge("Requests held back by the policy until a node is due."),
+    "spillway_decision_wait_seconds": _histogram(
+        "From a request's last byte in to its first decision: in a queue, or held back.", *ROUTE
+    ),
     "spillway_queued": _gauge("Requests that wait for others to end, by class.", "class"),
     "spillway_queue_refused_total": _counter(
         "Requests that found the queue of their class full, or waited in it for too long.",
@@ -107,6 +111,10 @@ METRICS: dict[str, Metric] = {
     ),
     "spillway_node_gain_prefill": _gauge("The same for prefill work.", *NODE_ROLE),
     "spillway_node_margin": _gauge("By what the node pads its predictions.", *NODE_ROLE),
+    "spillway_node_drifting": _gauge(
+        "1 while its steps are too far off its profile to be predicted.", *NODE_ROLE
+    ),
+    "spillway_node_drift_alarms_total": _counter("Times that this began.", *NODE_ROLE),
     "spillway_node_plugin_faulty": _gauge("1 while its plug-in only reports.", *NODE_ROLE),
     "spillway_node_report_age_seconds": _gauge("Since its last report.", *NODE_ROLE),
     "spillway_ledger_drift_tokens": _gauge(
@@ -221,6 +229,7 @@ class RouterMetrics:
         "ttft",
         "ttft_ratio",
         "upstream_errors",
+        "wait",
     )
 
     def __init__(self) -> None:
@@ -245,6 +254,7 @@ class RouterMetrics:
         self.predicted_ttft = by_route()
         self.predicted_step = by_route()
         self.gap = by_route()
+        self.wait = by_route()
 
     def watched(self, decision: Decision) -> None:
         """Count what a policy that only watches would have done."""
@@ -282,6 +292,7 @@ class RouterMetrics:
             "spillway_shadow_predicted_ttft_seconds": self.shadow_ttft,
             "spillway_ttft_ratio": self.ttft_ratio,
             "spillway_stream_gap_seconds": self.gap,
+            "spillway_decision_wait_seconds": self.wait,
             "spillway_predicted_step_seconds": self.predicted_step,
         }
 

@@ -337,6 +337,8 @@ class Shell:
         reason = decision.reason.value
         self.metrics.decisions[reason] += 1
         exchange = self.live[order.request.request_id]
+        if not exchange.reason and decision.route in self.metrics.wait:  # its first
+            self.metrics.wait[decision.route].observe(order.decided_at_s - exchange.view.arrival_s)
         exchange.reason = reason
         exchange.predicted_s = 0.0
         predicted_s = decision.estimate.total_s

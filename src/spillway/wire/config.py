@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from spillway.core.decide import Policy
 from spillway.core.dispatcher import DispatchLimits
@@ -21,7 +21,7 @@ from spillway.core.errors import ConfigError
 from spillway.core.policies import build_policy, option_text
 from spillway.core.shadow import with_shadow
 from spillway.core.types import NodeSpec, Role, Slo
-from spillway.wire.bounds import Count, Positive, Text
+from spillway.wire.bounds import Count, NotNegative, Positive, Text
 from spillway.wire.codec import KeyPath, Where, convert, dotted
 from spillway.wire.discoveryconfig import DiscoveryConfig
 from spillway.wire.nodesconfig import DecodeNode, NodeDefaults, NodesConfig, PrefillNode
@@ -77,10 +77,13 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     report_age_max_s: Positive = 1.0
     retries_max: Count = 2
+    calibrated: bool = True
+    held_max: Count = 1024
+    hold_s_max: NotNegative = 30.0
 
     def build(self) -> DispatchLimits:
         """Return the dispatcher's own form."""
-        return DispatchLimits(report_age_max_s=self.report_age_max_s, retries_max=self.retries_max)
+        return DispatchLimits(**asdict(self))
 
 
 class Node(NamedTuple):
