@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from contextlib import contextmanager, suppress
+from threading import Thread
 
 import pytest
 
@@ -39,6 +42,21 @@ async def pool_of(bench):
     yield make
     for pool in pools:
         pool.close()
+
+
+@contextmanager
+def prompt_node():
+    """A node on a thread of its own, which answers whatever the loop does; yields its URL."""
+
+    def answer() -> None:
+        with suppress(OSError), server.accept()[0] as conn:
+            while conn.recv(4096):
+                conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10.0)
+        Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 async def ask(pool, until, count: int = 1) -> list[Kept]:
@@ -109,6 +127,49 @@ async def test_a_host_that_does_not_answer_is_given_up(pool_of, until) -> None:
         for filler in fillers:
             filler.close()
     assert asked.result is Fault.CONNECT_TIMEOUT
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_loop_that_was_kept_from_running_does_not_blame_the_node(
+    pool_of, until, turns: int
+) -> None:
+    """Whenever it stops: before the connection stands, when it does, or when it was used."""
+    with prompt_node() as url:
+        _, pool = await pool_of(url, connect_s=0.03)
+        asked = Kept()
+        asked.leg = pool.get(asked, b"/health")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.06)  # noqa: TID251 - not until then, but instead of everything else
+        await until(lambda: asked.result is not None)
+        assert asked.result == b"ok"
+        (again,) = await ask(pool, until)
+        assert again.result == b"ok"
+        assert pool.opened == 1
+
+
+@pytest.mark.parametrize("connect_s", [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07])
+async def test_a_connection_whose_time_ends_once_it_stands_can_be_used_again(
+    pool_of, until, connect_s: float
+) -> None:
+    """A slow loop hears of the connection, of an answer on it, and of its time, all at once."""
+    loop = asyncio.get_running_loop()
+
+    def drag() -> None:
+        time.sleep(0.02)  # noqa: TID251 - whatever else wants to run
+        if asked.result is None:
+            loop.call_soon(drag)
+
+    with prompt_node() as url:
+        _, pool = await pool_of(url, connect_s=connect_s)
+        asked = Kept()
+        asked.leg = pool.get(asked, b"/health")
+        drag()
+        await until(lambda: asked.result is not None)
+        assert asked.result in (b"ok", Fault.CONNECT_TIMEOUT)
+        if asked.result == b"ok":
+            (again,) = await ask(pool, until)
+            assert again.result == b"ok"
 
 
 @pytest.mark.parametrize(

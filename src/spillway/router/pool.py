@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from math import inf
+from typing import Any
 from urllib.parse import urlsplit
 
 from spillway.core.errors import ConfigError
@@ -17,6 +18,8 @@ from spillway.router.head_lines import HeadLines
 from spillway.router.http_client import AnswerSink, Fault, UpstreamConnection
 from spillway.router.settings import RouterSettings
 from spillway.router.tls import engine_context
+
+LAST_LOOK_S = 0.05  # at the sockets, after a time that may be over because nobody looked
 
 
 class NodePool:
@@ -159,18 +162,36 @@ class NodePool:
         conn.opening = self._loop.create_task(self._connect(conn))
 
     async def _connect(self, conn: UpstreamConnection) -> None:
-        fault = None
+        standing = self._loop.create_task(
+            self._loop.create_connection(lambda: conn, self._host, self._port, ssl=self._tls)
+        )
         try:
-            async with asyncio.timeout(self._settings.connect_s):
-                await self._loop.create_connection(
-                    lambda: conn, self._host, self._port, ssl=self._tls
-                )
-        except TimeoutError:
-            fault = Fault.CONNECT_TIMEOUT
-        except ConnectionRefusedError:
-            fault = Fault.REFUSED
-        except OSError:
-            fault = Fault.UNREACHABLE
+            await self._wait(standing, conn)
+            fault = None if conn.is_open else _fault_of(standing)
+        finally:
+            # Once the connection stands its owner may have begun, and even ended, an exchange.
+            if not conn.is_open:
+                standing.cancel()
         conn.opening = None
         if fault is not None:
             conn.fail(fault)
+
+    async def _wait(self, standing: asyncio.Task[Any], conn: UpstreamConnection) -> None:
+        """Return once the connection stands, or has failed, or its time is over.
+
+        A loop that was kept from running sees timers before sockets: what the node did meanwhile
+        must not be taken for silence, so sockets are looked at once more.
+        """
+        await asyncio.wait((standing,), timeout=self._settings.connect_s)
+        if not standing.done() and not conn.is_open:
+            await asyncio.wait((standing,), timeout=LAST_LOOK_S)
+
+
+def _fault_of(standing: asyncio.Task[Any]) -> Fault | None:
+    """Return why there is no connection; None for one that stood, and is gone already."""
+    if not standing.done():
+        return Fault.CONNECT_TIMEOUT
+    error = standing.exception()
+    if error is None:
+        return None
+    return Fault.REFUSED if isinstance(error, ConnectionRefusedError) else Fault.UNREACHABLE
