@@ -85,6 +85,7 @@ def test_every_option_that_shapes_the_figures_is_echoed(spillway: Command, tmp_p
         "profile": "qwen3-8b-h100",
         "link_bytes_per_s": 10e9,
         "link_base_s": 0.001,
+        "closed_loop": False,
         "slo_ttft_s": 2.0,
         "slo_tbt_s": 0.1,
         "bias": 1.2,
@@ -197,3 +198,13 @@ def test_several_routers_can_share_the_nodes(spillway: Command, tmp_path: Path) 
     assert written["config"]["routers"] == 3
     (run,) = written["runs"]
     assert run["requests"]["finished"] == run["requests"]["arrived"]
+
+
+def test_turns_can_wait_for_one_another(spillway: Command, tmp_path: Path) -> None:
+    one_policy = ("--policy", "headroom", "--closed-loop", "--json", tmp_path / "out.json")
+    done = spillway("simulate", "--synthetic", "sessions", "--duration-s", "8", *one_policy)
+    assert done.code == 0
+    assert "wait for the turn before them" in " ".join(done.err.split())
+    assert results(tmp_path / "out.json")["config"]["closed_loop"] is True
+    done = spillway("simulate", *SMALL, "--closed-loop")
+    assert (done.code, "needs sessions of several turns" in done.err) == (2, True)

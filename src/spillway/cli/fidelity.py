@@ -1,4 +1,4 @@
-"""Options that let simulated nodes differ from what the router believes, and from one another."""
+"""Options of how true to life a simulation is: nodes that differ, reports that lag, clients."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
-from spillway.cli.options import CLUSTER
+from spillway.cli.options import CLUSTER, WORKLOAD
 
+ClosedLoop = Annotated[
+    bool,
+    typer.Option(
+        "--closed-loop",
+        help="Let each turn of a session arrive when the one before has ended and its recorded "
+        "pause is over, instead of at its recorded time.",
+        rich_help_panel=WORKLOAD,
+    ),
+]
 Drift = Annotated[
     float,
     typer.Option(

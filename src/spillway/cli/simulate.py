@@ -30,6 +30,7 @@ def simulate(
     speed_up: options.SpeedUp = 1.0,
     apply: options.Apply = None,
     seed: options.Seed = options.DEFAULT_SEED,
+    closed_loop: fidelity.ClosedLoop = False,
     cluster: options.Cluster = options.DEFAULT_CLUSTER,
     policy: options.Policies = None,
     shadow: shadowing.Shadow = None,
@@ -63,7 +64,6 @@ def simulate(
       spillway simulate --synthetic burst --html build/sim.html
       spillway simulate --trace azure.csv --from-s 600 --to-s 1200 --apply thin=0.5
       spillway simulate --cluster 4p8d --policy least-loaded --policy headroom
-      spillway simulate --node d1=profile:llama-3.1-8b-h100 --drift 0.3
       spillway simulate --policy least-loaded --shadow headroom
     """
     from spillway.cli.rows import Ask, choose_rows, with_caveats
@@ -73,9 +73,24 @@ def simulate(
     of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
     scenario = make_scenario(*of_nodes, (slo_ttft_s, slo_tbt_s))
     scenario = _differing(scenario, node, drift, report_delay_s, report_loss, shadow, routers)
-    keep = decisions is not None or html is not None or shadow is not None
-    compared = _compare(scenario, workload, policy, seed, checks=check, keep=keep)
+    scenario, workload = _looped(scenario, workload, closed_loop)
     files = Written(json, html, figure, decisions, records)
+    _simulate(scenario, workload, policy, seed, files, checks=check)
+
+
+def _simulate(
+    scenario: Scenario,
+    workload: Workload,
+    policies: Sequence[str] | None,
+    seed: int,
+    files: Written,
+    *,
+    checks: bool,
+) -> None:
+    """Run, show and write what was asked for. Raises ConfigError before the first run."""
+    wants_decisions = files.decisions is not None or files.html is not None
+    keep = wants_decisions or bool(scenario.shadow)
+    compared = _compare(scenario, workload, policies, seed, checks=checks, keep=keep)
     _show(compared, run_config(scenario, workload), workload, seed, files)
 
 
@@ -159,6 +174,18 @@ def _differing(
         shadow=shadow or "",
         routers=routers,
     )
+
+
+def _looped(scenario: Scenario, workload: Workload, closed_loop: bool) -> tuple[Scenario, Workload]:
+    """Return both for a closed loop, if that is wanted. Raises ConfigError without sessions."""
+    from dataclasses import replace
+
+    from spillway.sim.turns import Turns
+
+    if not closed_loop:
+        return scenario, workload
+    notes = (*workload.notes, Turns(workload.rows).note())
+    return replace(scenario, closed_loop=True), workload._replace(notes=notes)
 
 
 def _compare(
@@ -292,6 +319,7 @@ def run_config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
         "profile": scenario.profile,
         "link_bytes_per_s": scenario.link_bytes_per_s,
         "link_base_s": scenario.link_base_s,
+        "closed_loop": scenario.closed_loop,
         "slo_ttft_s": slo.ttft_s,
         "slo_tbt_s": slo.tbt_s,
         "bias": scenario.bias_frac,

@@ -33,6 +33,7 @@ from spillway.sim.prompt_name import NO_NAME, PromptName, blocks_together, name_
 from spillway.sim.reports import Reports
 from spillway.sim.routers import Routers, several
 from spillway.sim.scenario import DEFAULT_CLASS, Scenario
+from spillway.sim.turns import Turns
 from spillway.sim.world import World
 from spillway.stats import GapHistogram
 from spillway.wire.records import RequestRecord
@@ -174,6 +175,7 @@ class Simulation:
             order_delay_s=scenario.order_delay_s,
             prefixes=self._index() if self._shares and scenario.prefix_index else None,
         )
+        self._turns = Turns(rows) if scenario.closed_loop else None
         self._listener = on_decision
         self.cluster.on_decision = self._decided if checks else on_decision
         self._unsettled: list[Flight] = []
@@ -185,7 +187,8 @@ class Simulation:
         for fault in self.scenario.faults:
             cluster.inject(fault)
         if self.rows:
-            kernel.at(self.rows[0].arrival_s, self._arrive, 0)
+            for index in self._turns.first if self._turns is not None else (0,):
+                kernel.at(self.rows[index].arrival_s, self._arrive, index)
             self._plan_drift()
         if not self.checks:
             with collector_paused():
@@ -215,16 +218,19 @@ class Simulation:
     def _arrive(self, index: int) -> None:
         rows, scenario, kernel = self.rows, self.scenario, self.kernel
         row = rows[index]
-        next_s = rows[index + 1].arrival_s if index + 1 < len(rows) else inf
-        if next_s < inf:
-            kernel.at(next_s, self._arrive, index + 1)
+        if self._turns is not None:
+            next_s = kernel.now_s  # any answer may bring another turn at once
+        else:
+            next_s = rows[index + 1].arrival_s if index + 1 < len(rows) else inf
+            if next_s < inf:
+                kernel.at(next_s, self._arrive, index + 1)
         slos, output_tokens = scenario.slos, row.output_tokens
         declared_tokens = scenario.output_tokens_max
         request_id = f"r{index}"
         prompt = name_prompt(row) if row.prefix_blocks else NO_NAME
         request = RequestView(
             request_id,
-            row.arrival_s,
+            kernel.now_s,
             row.prompt_tokens,
             declared_tokens if declared_tokens > output_tokens else output_tokens,
             slos.get(row.class_name) or slos[DEFAULT_CLASS],
@@ -251,6 +257,10 @@ class Simulation:
 
     def _ended(self, flight: Flight) -> None:
         """Keep the record; of a broken stream only once the step under way has ended, too."""
+        if self._turns is not None:
+            turn = self._turns.after(flight.index, self.kernel.now_s)
+            if turn is not None:
+                self.kernel.at(turn.start_s, self._arrive, turn.number)
         if flight.outcome == "finished":
             self._record(flight)
         else:

@@ -67,6 +67,7 @@ class Scenario:
     calibrated: nodes learn from their steps how far off the profile is; the router believes them.
     routers: how many share the nodes, each with books of its own; what they remember of prompts
         is one index all the same.
+    closed_loop: a turn of a session arrives `think_s` after the one before has ended (`turns.py`).
     cancel_frac: share of the clients that leave, after an exponential time of mean patience_s.
     """
 
@@ -101,6 +102,7 @@ class Scenario:
     prefix_index: bool = True
     prefix_stale_s: float = STALE_S
     routers: int = 1
+    closed_loop: bool = False
     cancel_frac: float = 0.0
     patience_s: float = 2.0
     faults: tuple[Fault, ...] = ()
