@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from spillway.core.dispatcher import DispatchLimits
+
 CANCEL_S_MAX = 0.05
 # Nothing but the requests themselves finds out about the nodes.
 QUIET = {"health_interval_s": 60.0, "report_retry_first_s": 60.0, "report_retry_max_s": 60.0}
@@ -253,3 +255,17 @@ async def test_a_client_that_leaves_while_connecting_leaves_nothing_behind(bench
     await asyncio.sleep(0.03)
     assert server.shell.live == {}
     assert server.shell.dispatcher.live_requests == 0
+
+
+async def test_a_request_that_would_come_too_late_is_told_when_to_try_again(
+    bench, body, deflect
+) -> None:
+    _, decode = await bench.node("p0"), await bench.node("d0")  # predicted: 0.25 s
+    server = await bench.router(*bench.nodes, policy=deflect())
+    server.shell.dispatcher.limits = DispatchLimits(reject_late=True)
+    answer = await bench.ask(server, body, headers=["x-slo-ttft-ms: 200"])
+    assert (answer.status, answer.error["code"]) == (503, "too_late")
+    assert answer.headers["retry-after"] == "1"
+    assert server.shell.metrics.decisions["too_late"] == 1
+    assert decode.posts == []
+    assert (await bench.ask(server, body)).status == 200

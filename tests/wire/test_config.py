@@ -283,7 +283,7 @@ def test_a_profile_name_that_no_file_can_have_is_refused(tmp_path: Path, profile
 
 def test_every_limit_of_decisions_can_be_set(tmp_path: Path) -> None:
     given = {"report_age_max_s": 2.0, "retries_max": 1, "calibrated": False}
-    given |= {"held_max": 7, "hold_s_max": 0.5}
+    given |= {"held_max": 7, "hold_s_max": 0.5, "reject_late": True}
     path = tmp_path / "cluster.yaml"
     path.write_text(NODES + f"limits: {json.dumps(given)}\n")
     assert load_config(path).limits.build() == DispatchLimits(**given)

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     PREFILL_DOWN = "prefill_down"  # no prefill node is usable
     NO_NODE = "no_node"  # nothing can take the request
     WORTH_WAITING = "worth_waiting"  # of a held request: no node is worth committing to yet
+    TOO_LATE = "too_late"  # refused: no path meets its TTFT target
     POLICY_FAILED = "policy_failed"  # the policy raised; the fall-back decided
     # of a veto
     TBT_VETO = "tbt_veto"  # no chunk keeps the residents within their target

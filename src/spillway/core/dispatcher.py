@@ -37,6 +37,7 @@ from spillway.core.events import (
 )
 from spillway.core.fleet import ABOUT_NODES, AboutNode, hear
 from spillway.core.holding import HoldLine, Planned, Tracked
+from spillway.core.late import late_by_s, refused
 from spillway.core.ledger import Ledger, decode_entry, frozen_copy, prefill_entry
 from spillway.core.lifecycle import State, Trigger, advance
 from spillway.core.placement import fall_back, fall_back_decode
@@ -60,6 +61,7 @@ class DispatchLimits:
     retries_max: how often a request may be started again after a failed leg.
     calibrated: believe the nodes on how their steps differ from their profile (`calibration.py`).
     held_max, hold_s_max: how many requests may be held back at a time, and for how long.
+    reject_late: refuse what no path can serve within its TTFT target (`late.py`).
     """
 
     report_age_max_s: float = 1.0
@@ -67,6 +69,7 @@ class DispatchLimits:
     calibrated: bool = True
     held_max: int = 1024
     hold_s_max: float = 30.0
+    reject_late: bool = False
 
     def __post_init__(self) -> None:
         if not (isfinite(self.report_age_max_s) and self.report_age_max_s > 0):
@@ -256,7 +259,7 @@ class Dispatcher:
             cluster.may_hold = tracked.request.arrival_s > oldest_s
             if cluster.may_hold and not held.anybody_may_go(cluster):
                 break
-            decision = self._ask(self.policy.decide, fall_back, tracked.request, cluster)
+            decision = self._choose(tracked, cluster, now_s)
             node_id = decision.prefill_node_id or decision.decode_node_id
             if decision.route is Route.HELD:
                 due_s = min(due_s, decision.hold_until_s)
@@ -265,7 +268,8 @@ class Dispatcher:
                 estimate, view = decision.estimate, self.ledger.nodes[node_id].view
                 planned.book(view, now_s + estimate.queue_s + estimate.execute_s)
                 continue
-            planned.undo(node_id)
+            if node_id is not None:
+                planned.undo(node_id)
             actions += self._commit(tracked, decision, cluster, now_s)
         planned.undo()
         return actions + held.timer(due_s, now_s)
@@ -273,14 +277,13 @@ class Dispatcher:
     # --- decisions and orders ----------------------------------------------------------------
 
     def _decide(self, tracked: Tracked, now_s: float) -> list[Action]:
-        request = tracked.request
         cluster = self.ledger.cluster(now_s, tracked.index, tracked.without)
         cluster.may_hold = (
             self._held.policy is not None
             and (tracked.state is State.ARRIVED or (tracked.declined > 0 and not tracked.retries))
             and len(self._held) < self.limits.held_max
         )
-        decision = self._ask(self.policy.decide, fall_back, request, cluster)
+        decision = self._choose(tracked, cluster, now_s)
         if decision.route is Route.HELD:
             self._hold(tracked, cluster)
             return self._held.timer(decision.hold_until_s, now_s)
@@ -297,10 +300,18 @@ class Dispatcher:
             is_new = tracked.state in (State.ARRIVED, State.HELD) and not tracked.declined
             trigger = Trigger.REJECT if is_new else Trigger.FAIL
             self._close(tracked, trigger, now_s)
-            return [log, AnswerError(request.request_id, 503, decision.reason)]
+            wait_s = late_by_s(decision, request, now_s)
+            return [log, AnswerError(request.request_id, 503, decision.reason, wait_s)]
         if decision.route is Route.DEFLECTED:
             return [log, self._start_deflected(tracked, decision, now_s)]
         return [log, self._start_prefill(tracked, decision, now_s)]
+
+    def _choose(self, tracked: Tracked, cluster: ClusterView, now_s: float) -> Decision:
+        decision = self._ask(self.policy.decide, fall_back, tracked.request, cluster)
+        may_refuse = self.limits.reject_late and not tracked.retries
+        if may_refuse and late_by_s(decision, tracked.request, now_s):
+            return refused(decision)
+        return decision
 
     def _ask(
         self,

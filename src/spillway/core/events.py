@@ -214,11 +214,15 @@ class AbortOnNode(NamedTuple):
 
 
 class AnswerError(NamedTuple):
-    """Tell the client that the request failed. status: the HTTP status, if none was sent yet."""
+    """Tell the client that the request failed. status: the HTTP status, if none was sent yet.
+
+    retry_after_s: by when another try may fare better, as predicted; 0 is not known.
+    """
 
     request_id: RequestId
     status: int
     reason: str
+    retry_after_s: float = 0.0
 
 
 class LogDecision(NamedTuple):

@@ -216,6 +216,7 @@ def _why(record: DecisionRecord) -> str:
         "ttft_veto": "Deflected, the request would have missed its own TTFT target.",
         "prefill_down": "No prefill node was usable.",
         "no_node": "No node could take the request.",
+        "too_late": "Refused: no path would have met its target for the first token.",
         "worth_waiting": "It waits at the router: no node is worth committing to yet.",
         "policy_failed": "The policy failed on this request; the fall-back decided.",
     }

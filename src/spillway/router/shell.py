@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 from spillway.clock import Clock
@@ -329,7 +329,8 @@ class Shell:
         exchange.drop_leg()
         self._end(exchange, "failed" if exchange.route else "rejected")
         message = ERROR_TEXTS.get(order.status, ERROR_TEXT_OTHER)
-        lines = self._retry_line if order.status == 503 else b""
+        wait_s = max(self.settings.retry_after_s, ceil(order.retry_after_s))
+        lines = b"retry-after: %d\r\n" % wait_s if order.status == 503 else b""
         exchange.answer_error(order.status, message, order.reason, lines)
 
     def _log(self, order: LogDecision) -> None:

@@ -80,6 +80,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     calibrated: bool = True
     held_max: Count = 1024
     hold_s_max: NotNegative = 30.0
+    reject_late: bool = False
 
     def build(self) -> DispatchLimits:
         """Return the dispatcher's own form."""
