@@ -56,7 +56,7 @@ ABLATED_CELLS = (
     "burst, 4/s",
     "chat, 60/s",
 )
-SEEDS = tuple(range(101, 109))  # `--seeds` takes others
+SEEDS = (101, 102, 103, 104)  # `--seeds` takes more
 BURST_GROUP = "long-tail burst"
 CALM_DEFLECTED_MAX_FRAC = 0.01
 TIE_FRAC = 0.01  # a p95 this close is the same: it moves more from seed to seed
@@ -72,6 +72,11 @@ REASONS = {
     "choice.",
     "4k in, 60 out, 5.5/s": LONG_PROMPTS,
     "4k in, 250 out, 5/s": LONG_PROMPTS,
+    "burst, 4/s": "Bursts of 12/s in light traffic. `least-ttft` deflects 89 % of all prompts, "
+    "whenever that is sooner; `objective=tail-ttft` is that choice.",
+    "burst, 2/s": "Of 782 requests 30, long ones (median 3.9k tokens) that met a burst: 10 would "
+    "have queued for more than half a step, 20 for less, with another node at work and a transfer "
+    "of some ten milliseconds. One more node at work is half the pool here.",
     "links of 3 GB/s": LONG_PROMPTS + " Tried on seeds 1 to 6, where it has 1.43 s and `least-ttft`"
     " 1.41 s: every (prefill, decode) pair 1.44 s, `hold=off` 1.41 s, `work_weight=5` 1.42 s. To "
     "deflect only whom the prefill path would cost half the target gave 1.39 s here, and on seeds "
@@ -147,12 +152,16 @@ def page(table: Table) -> str:
 def _goals(table: Table, congested: list[str], groups: dict[str, str]) -> str:
     bursts = [name for name in congested if groups[name] == BURST_GROUP]
     rows = _speed_goals(table, congested, bursts) + _cost_goals(table, congested)
-    return _grid(("figure", "goal", "measured"), rows)
+    return _grid(("figure", "goal", "measured", "met"), rows)
+
+
+def _met(is_met: bool) -> str:
+    return "yes" if is_met else "**no**"
 
 
 def _speed_goals(
     table: Table, congested: list[str], bursts: list[str]
-) -> list[tuple[str, str, str]]:
+) -> list[tuple[str, str, str, str]]:
     behind = {name: p95_s(table[name][OURS]) / best_rival(table[name])[1] for name in congested}
     won = sum(share <= 1 + TIE_FRAC for share in behind.values())
     outright = sum(share <= 1 for share in behind.values())
@@ -162,20 +171,30 @@ def _speed_goals(
             "p95 TTFT at or below every rival's (1 % is a tie), share of congested cells",
             "≥ 90 %",
             told,
+            _met(won >= 0.9 * len(congested)),
         )
     ]
-    for rival, goal in ((PAPER, "≤ 0.60"), (STATIC, "≤ 0.20")):
-        for names, of, aim in (
-            (bursts, "long-tail bursts", goal),
-            (congested, "all congested", ""),
-        ):
-            rows.append(
-                (f"p95 TTFT over `{rival}`'s, {of}", aim, f"{ratio(table, names, rival):.2f}")
-            )
+    for rival, goal in ((PAPER, 0.60), (STATIC, 0.20)):
+        share = ratio(table, bursts, rival)
+        aim = f"≤ {goal:.2f}"
+        rows += [
+            (
+                f"p95 TTFT over `{rival}`'s, long-tail bursts",
+                aim,
+                f"{share:.2f}",
+                _met(share <= goal),
+            ),
+            (
+                f"p95 TTFT over `{rival}`'s, all congested cells",
+                "",
+                f"{ratio(table, congested, rival):.2f}",
+                "",
+            ),
+        ]
     return rows
 
 
-def _cost_goals(table: Table, congested: list[str]) -> list[tuple[str, str, str]]:
+def _cost_goals(table: Table, congested: list[str]) -> list[tuple[str, str, str, str]]:
     calm = [name for name in table if name not in congested]
     regrets = {
         name: max(joint(runs[rival]) for rival in RIVALS) - joint(runs[OURS])
@@ -192,22 +211,31 @@ def _cost_goals(table: Table, congested: list[str]) -> list[tuple[str, str, str]
             "joint attainment behind the best rival, worst cell",
             "≤ 0.5 points",
             f"{100 * regrets[worst]:.1f} points ({worst})",
+            _met(regrets[worst] <= 0.005),
         ),
         (
             "joint attainment above `kairos-paper`, mean of congested cells",
             "≥ 3 points",
             f"{100 * gain:.1f} points",
+            _met(gain >= 0.03),
         ),
-        ("late tokens, worst cell", "≤ 0.5 %", f"{lates[latest]:.2%} ({latest})"),
+        (
+            "late tokens, worst cell",
+            "≤ 0.5 %",
+            f"{lates[latest]:.2%} ({latest})",
+            _met(lates[latest] <= 0.005),
+        ),
         (
             "deflected in calm cells, worst cell",
             "< 1 %",
             f"{deflected(table[busiest][OURS]):.2%} ({busiest})",
+            _met(deflected(table[busiest][OURS]) < CALM_DEFLECTED_MAX_FRAC),
         ),
         (
             "p95 TTFT over `least-loaded`'s in calm cells, worst cell",
             "≤ 1.00",
             f"{ratio(table, [slowest], STATIC):.2f} ({slowest})",
+            _met(ratio(table, [slowest], STATIC) <= 1 + TIE_FRAC),
         ),
     ]
 
@@ -266,7 +294,9 @@ def _losses(table: Table, congested: list[str]) -> str:
         ours, (rival, theirs) = p95_s(table[name][OURS]), best_rival(table[name])
         if ours > (1 + TIE_FRAC) * theirs:
             why = REASONS.get(name, "Not explained.")
-            lines.append(f"- **{name}**: p95 {ours:.2f} s, `{rival}` {theirs:.2f} s. {why}")
+            told = f"p95 {ours:.2f} s, `{rival}` {theirs:.2f} s"
+            told += f", ratio {ours / theirs:.2f}{interval(table[name], rival)}"
+            lines.append(f"- **{name}**: {told}. {why}")
     for name, runs in table.items():
         if name not in congested and deflected(runs[OURS]) >= CALM_DEFLECTED_MAX_FRAC:
             why = REASONS.get(name, "Not explained.")
@@ -355,7 +385,7 @@ NOTES = """\
 ## How to read this
 
 - The nodes are simulated, and follow the step law that the policies believe but for the cells of
-  model error. Eight seeds do not settle differences of two percent.
+  model error. So few seeds do not settle differences of a few percent.
 - Serving short prompts first buys its p95 with the longest prompts: compare the p99 columns.
   `work_weight=0` serves by deadline alone.
 - The nodes size the chunks of every policy but `kairos-paper`, whose schedules are literal. All

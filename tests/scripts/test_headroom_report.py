@@ -64,7 +64,8 @@ def test_a_lost_cell_is_published_and_counted() -> None:
     ]
     page = report.page(report.by_cell(lost))
     assert f"{congested - 1} of {congested}" in page
-    assert f"**{CELLS[0].name}**: p95 1.00 s, `least-ttft` 0.50 s. Not explained." in page
+    assert f"**{CELLS[0].name}**: p95 1.00 s, `least-ttft` 0.50 s, ratio 2.00" in page
+    assert "(2.00-2.00). Not explained." in page
     assert f"**{CELLS[0].name}**: joint attainment 5.0 points behind `least-ttft`." in page
 
 
