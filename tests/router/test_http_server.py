@@ -279,3 +279,12 @@ async def test_small_writes_are_sent_at_once(front_of) -> None:
     await client.answer()
     raw = next(iter(front.connections)).transport.get_extra_info("socket")
     assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_an_answer_to_head_has_no_content(front_of) -> None:
+    _, client = await front_of()
+    client.send(b"HEAD /long HTTP/1.1\r\nhost: r\r\n\r\n")
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    assert b"content-length: 6\r\n" in head
+    client.get("/next")
+    assert (await client.answer()).body == b"/next "

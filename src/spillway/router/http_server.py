@@ -275,7 +275,8 @@ class ClientConnection(asyncio.Protocol):
         close = close or not request.keep_alive or self.is_last
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
         head = b"%bcontent-length: %d\r\n%b" % (lines, len(body), end)
-        self.send(status_line(status) + head + body)
+        content = b"" if request.method == b"HEAD" else body  # else it is the next answer's head
+        self.send(status_line(status) + head + content)
         self.answered(close=close)
 
     def send(self, data: bytes) -> None:
