@@ -125,8 +125,8 @@ def _run_lengths(
     `multiple` is halved towards `multiple_min` where not even one of it is safe any more.
     """
     pair_s, kv_token_s = profile.token_pair_s, profile.kv_token_s
-    kv_s = kv_token_s * kv_tokens
-    fixed_s = profile.step_base_s + profile.decode_seq_s * decode_seqs + kv_s
+    alone_s = profile.step_base_s + profile.decode_seq_s * decode_seqs
+    fixed_s = alone_s + kv_token_s * kv_tokens
     growth_s = kv_token_s * decode_seqs
     chunks: list[tuple[int, int]] = []
     execute_s = step_s_max = 0.0
@@ -138,7 +138,7 @@ def _run_lengths(
         elif prompt_tokens < chunk + multiple and prompt_tokens <= cap_tokens:
             # The rest of the prompt is taken whole where that fits, be it no multiple.
             rest_s = step_s(profile, decode_seqs, 0, prompt_tokens, context_tokens)
-            if rest_s + kv_s <= limit_s:
+            if rest_s + fixed_s - alone_s <= limit_s:
                 size = prompt_tokens
         first_s = fixed_s + tokens_s(profile, decode_seqs + size)
         first_s += pair_s * size * (context_tokens + (size + 1) / 2)
@@ -161,8 +161,7 @@ def _run_lengths(
             steps = int((limit_s - first_s) / slope_s) + 1
             last_s = first_s + slope_s * (steps - 1)
         execute_s += steps * (first_s + last_s) / 2
-        if last_s > step_s_max:
-            step_s_max = last_s
+        step_s_max = max(step_s_max, last_s)
         _append(chunks, size, steps)
         steps_total += steps
         prompt_tokens -= size * steps
