@@ -49,7 +49,7 @@ def least_loaded_decode(
     """
     best = best_with_room = None
     best_s = best_with_room_s = inf
-    prompt_tokens = request.prompt_tokens
+    prompt_tokens, cached = request.prompt_tokens, bool(request.cached_tokens_by_node)
     for node in cluster.decode:
         if not node.usable:
             continue
@@ -62,8 +62,9 @@ def least_loaded_decode(
         if links:
             if node.link_until_s > cluster.now_s:
                 next_s += node.link_until_s - cluster.now_s
-            kv_bytes = request.uncached_tokens(node.spec.node_id) * profile.kv_bytes_per_token
-            next_s += kv_bytes / node.spec.link_bytes_per_s
+            spec = node.spec
+            tokens = request.uncached_tokens(spec.node_id) if cached else prompt_tokens
+            next_s += tokens * profile.kv_bytes_per_token / spec.link_bytes_per_s
         if kv_tokens <= node.kv_capacity_tokens or not node.kv_capacity_tokens:
             if best_with_room is None or next_s < best_with_room_s:
                 best_with_room, best_with_room_s = node, next_s
