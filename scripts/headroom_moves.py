@@ -36,7 +36,7 @@ from spillway.sim.residents import QUEUED, Job, Resident
 from spillway.sim.run import RunOutput, Simulation
 from spillway.wire.results import RunResult, summarise
 
-SEEDS = (1,)  # `--seeds` takes more
+SEEDS = (1, 2)  # `--seeds` takes more
 CELLS_MOVED = (
     "burst, 12/s",
     "burst, 16/s",
