@@ -244,3 +244,27 @@ async def test_a_violated_invariant_stops_the_router(bench) -> None:
         server.shell.tell(NodeLost("d0", "test"))
     assert isinstance(server.broken.result(), InvariantViolation)
     server.shell.dispatcher.now_s = 0.0
+
+
+async def test_a_router_whose_books_are_wrong_still_answers_everybody_when_it_stops(
+    bench, body, until, monkeypatch
+) -> None:
+    async def silent(node, got) -> None:
+        await got.left.wait()
+
+    prefill, _, server = await bench.pair()
+    prefill.on_post = silent
+    clients = [await bench.client(server) for _ in range(2)]
+    for client in clients:
+        client.post(body)
+    await until(lambda: len(server.shell.live) == 2)
+
+    def contradict(event, now_s):
+        raise InvariantViolation("the books are wrong")
+
+    monkeypatch.setattr(server.shell.dispatcher, "handle", contradict)
+    server.shell.stop()
+    for client in clients:
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+    assert isinstance(server.broken.result(), InvariantViolation)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from math import ceil, inf
 from typing import Any
 
@@ -165,8 +166,7 @@ class Shell:
         exchange.answer_error(503, ERROR_TEXTS[503], reason, self._retry_line)
 
     def client_left(self, exchange: Exchange) -> None:
-        request_id = exchange.view.request_id
-        self.tell(ClientLeft(request_id))
+        self.tell(ClientLeft(exchange.view.request_id))
         self._end(exchange, "cancelled")
 
     # --- from engines -------------------------------------------------------------------------
@@ -369,7 +369,8 @@ class Shell:
         """Give up every request: its leg is dropped, and its client told so."""
         for exchange in list(self.live.values()):
             exchange.cut_off()
-            self.tell(ClientLeft(exchange.view.request_id))
+            with suppress(InvariantViolation):  # `on_violation` has heard of it; all are answered
+                self.tell(ClientLeft(exchange.view.request_id))
             self._end(exchange, "cancelled")
             exchange.answer_error(503, "the router is shutting down", "shutting_down")
 
