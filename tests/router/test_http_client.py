@@ -179,6 +179,9 @@ async def test_what_names_a_machine_or_a_hop_is_not_passed_on(pool_of, until) ->
         ([CHUNKED + b"zz\r\n"], Fault.BAD_RESPONSE),
         ([CHUNKED + BODY + CHUNKED], Fault.BAD_RESPONSE),  # a second answer in the same read
         ([CHUNKED + BODY + b"junk"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.1 0 OK\r\ncontent-length: 0\r\n\r\n"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.0 100 OK\r\n\r\n"], Fault.BAD_RESPONSE),
+        ([b"HTTP/1.1 600 OK\r\ncontent-length: 0\r\n\r\n"], Fault.BAD_RESPONSE),
         ([CHUNKED + BODY + b"\n"], Fault.BAD_RESPONSE),  # which the client's parser might mind
         ([CHUNKED + BODY + b"\r\n"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na\r\n"], Fault.BAD_RESPONSE),

@@ -337,7 +337,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _read(self, head: bytes) -> ResponseHead | None:
         """Return what a head says, and note what it says of the connection.
 
-        None: a coding that is not `chunked` alone, whose end cannot be told.
+        None: no final status, or a coding that is not `chunked` alone, whose end cannot be told.
         """
         known = self._keeper.head_lines
         framing, length, is_sse = Framing.NONE, b"", False
@@ -361,7 +361,8 @@ class UpstreamConnection(asyncio.Protocol):
         if framing is Framing.NONE and not self._complete:
             framing = Framing.UNTIL_CLOSE
         self._framing, self._keep_alive = framing, keep_alive
-        return ResponseHead(self._parser.get_status_code(), lines, framing, length, is_sse)
+        status = self._parser.get_status_code()
+        return ResponseHead(status, lines, framing, length, is_sse) if 200 <= status < 600 else None
 
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
