@@ -75,8 +75,8 @@ REASONS = {
     "burst, 4/s": "Bursts of 12/s in light traffic. `least-ttft` deflects 89 % of all prompts, "
     "whenever that is sooner; `objective=tail-ttft` is that choice.",
     "burst, 2/s": "On the edge of calm: on seeds 101 to 104 alone its queue is 0.08 s, and the "
-    "3.7 % that are deflected would miss the goal for calm cells. `least-ttft` wins by deflecting nearly "
-    "all prompts, whenever that is sooner.",
+    "3.7 % that are deflected would miss the goal for calm cells. `least-ttft` wins by deflecting "
+    "nearly all prompts, whenever that is sooner.",
     "links of 3 GB/s": LONG_PROMPTS + " Tried on seeds 1 to 6, where it has 1.43 s and `least-ttft`"
     " 1.41 s: every (prefill, decode) pair 1.44 s, `hold=off` 1.41 s, `work_weight=5` 1.42 s. To "
     "deflect only whom the prefill path would cost half the target gave 1.39 s here, and on seeds "
