@@ -45,7 +45,8 @@ def folds_of(table: Table) -> list[Rows]:
 def coefficients(profile: LatencyProfile) -> list[float]:
     slopes = dict(zip(profile.token_hinges, profile.token_s, strict=True))
     hinges = [slopes.get(tokens, 0.0) for tokens in HINGES_TOKENS]
-    return [profile.step_base_s, slopes[0], *hinges, profile.kv_token_s, profile.token_pair_s]
+    resident = [profile.kv_token_s, profile.token_pair_s, profile.decode_seq_s]
+    return [profile.step_base_s, slopes[0], *hinges, *resident]
 
 
 @pytest.mark.parametrize("profile", [ADDITIVE, HINGED])

@@ -112,7 +112,7 @@ def test_a_coefficient_that_the_samples_do_not_determine_is_named() -> None:
         if not one.decode_seqs or one.kv_tokens < 600 * one.decode_seqs
     ]
     told = " ".join(judge(fitted(samples), SEEN, limit_frac=0.9).remarks)
-    assert "What a step costs per KV token is not well known" in told
+    assert "What a step costs per sequence in decode is not well known" in told
 
 
 def test_errors_are_told_by_regime_and_by_context(good: FitResult) -> None:

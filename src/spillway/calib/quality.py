@@ -239,6 +239,7 @@ def _vague(fit: FitResult) -> Iterator[str]:
     """
     factors = {
         "per step": np.ones(len(fit.samples)),
+        "per sequence in decode": np.array([float(one.decode_seqs) for one in fit.samples]),
         "per KV token": np.array([float(one.kv_tokens) for one in fit.samples]),
         "per token pair": np.array([one.prefill_token_pairs for one in fit.samples]),
     }
