@@ -295,8 +295,10 @@ def test_draining_one_prompt_takes_at_most_two_steps_more_than_its_plan(batch: t
     if plan is None:
         assert took_s > 0
         return
-    # It charges the last step as a full one, and cuts a rest that the plan takes whole.
-    assert plan.execute_s * (1 - 1e-9) <= took_s <= plan.execute_s + 2 * plan.step_s_max
+    # It charges the last step as a full one, and cuts a rest that the plan takes whole, which is
+    # longer than its two parts where steps bend upwards.
+    least_s = plan.execute_s * (1 - 1e-9) - plan.step_s_max
+    assert least_s <= took_s <= plan.execute_s + 2 * plan.step_s_max
 
 
 @pytest.mark.slow
