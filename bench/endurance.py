@@ -195,7 +195,7 @@ async def in_order(session: aiohttp.ClientSession, url: str, chunks: int) -> boo
     try:
         async with session.post(f"{url}/v1/completions", json=body) as answer:
             events = (await answer.read()).split(b"\n\n")
-    except aiohttp.ClientError:
+    except (aiohttp.ClientError, TimeoutError):
         return False
     made = [event for event in events if event.startswith(b"data: ") and b"[DONE]" not in event]
     return len(made) == chunks and made == sorted(made) and len(set(made)) == chunks
