@@ -12,7 +12,7 @@ from dataclasses import replace
 import spillway.core.dispatcher
 from spillway.core.events import LogDecision
 from spillway.core.policies import POLICIES
-from spillway.core.types import ChunkMode
+from spillway.core.types import ChunkMode, NodeView
 from spillway.sim.faults import NodeDies, NodeSlows
 from spillway.sim.run import run
 from spillway.sim.scenario import Scenario
@@ -62,9 +62,16 @@ def digest_of(scenario: Scenario, rows: list[Row], *, checks: bool) -> str:
     return found.hexdigest()
 
 
+def frozen_view() -> str:
+    """Return a node's view as the decision log keeps it, which simulated runs have no need of."""
+    view = NodeView(spec=Scenario().specs()[0], backlog_prompts=3, decode_seqs=2, tbt_s_min=0.05)
+    return repr(view.copied())
+
+
 def main() -> None:
     made_of = spillway.core.dispatcher.__file__ or ""
     print("dispatcher:", "source" if made_of.endswith(".py") else "extension")
+    print("frozen view", frozen_view())
     rows = family("burst", 1, 60.0, None)[:ROWS_MAX]
     for name, scenario in scenarios():
         print(name, digest_of(scenario, rows, checks=False))
