@@ -9,12 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import resource
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Event
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ from routers import Pools, Router, quiet_environment
 
 PREFILL_NODES, DECODE_NODES = 2, 2
 START_S_MAX = 30.0
+LISTEN_PORTS = range(20_000, 32_000)  # Linux takes those of outgoing connections from 32,768 on
+PORTS_TRIED_MAX = 20
 SETTLE_S = 1.5  # what routers still do after their first answer: probing nodes, starting threads
 PROBE = b'{"model":"mock","max_tokens":1,"stream":false,"prompt":"ready?"}'
 
@@ -206,10 +209,15 @@ def _cpu_of(subject: Subject) -> int:
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port of the loopback that nothing listens on.
+
+    It lies below those that the system gives to outgoing connections: a load has thousands of
+    these, and one of them could take the port before the program that it is meant for.
+    """
+    for port in random.sample(LISTEN_PORTS, PORTS_TRIED_MAX):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise BenchError(f"none of {PORTS_TRIED_MAX} ports of {LISTEN_PORTS} is free")
 
 
 def allow_open_files(count: int) -> None:
