@@ -16,7 +16,6 @@ import asyncio
 import json
 import random
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import Any
 
 import aiohttp
 from mocks import BUILD, Place, load_result, load_running, mock_node, pss_bytes
+from rig import free_port
 
 from spillway.wire.faketext import expected_token, prompt_digest
 
@@ -37,13 +37,6 @@ MEMORY_GROWTH_FRAC_MAX = 0.05
 FAULT_EVERY_S = 5.0
 WARM_UP_S = 120.0
 MODEL = "fake-llama"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
