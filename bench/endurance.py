@@ -36,6 +36,7 @@ START_S_MAX = 60.0
 MEMORY_GROWTH_FRAC_MAX = 0.05
 FAULT_EVERY_S = 5.0
 WARM_UP_S = 120.0
+TELL_EVERY_S = 30.0
 MODEL = "fake-llama"
 
 
@@ -70,6 +71,10 @@ async def answered(session: aiohttp.ClientSession, url: str) -> None:
             await asyncio.sleep(0.1)
 
 
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
@@ -97,7 +102,7 @@ async def soak(asked: argparse.Namespace) -> dict[str, Any]:
             port = free_port()
             urls = [f"--prefill=http://127.0.0.1:{one}" for one in prefill]
             urls += [f"--decode=http://127.0.0.1:{one}" for one in decode]
-            flags = (*urls, "--port", str(port), "--policy", "least-loaded")
+            flags = (*urls, "--port", str(port))
             router = await later.enter_async_context(process("router", "serve", *flags))
             url = f"http://127.0.0.1:{port}"
             await answered(session, f"{url}/health")
@@ -150,6 +155,7 @@ async def watch(
     ends: Counter[bool] = Counter()
     pss: list[float] = []
     inflight_max = 0
+    told_s = 0.0
     every_s = 100 / asked.rate
     while (now_s := time.monotonic() - began_s) < asked.duration_s:
         task = asyncio.create_task(in_order(session, url, chunks))
@@ -159,7 +165,12 @@ async def watch(
         if now_s > min(max(3 * stream_s, WARM_UP_S), asked.duration_s / 2):
             pss.append(pss_bytes(pid) / 2**20)
         async with session.get(f"{url}/dashboard/data") as answer:
-            inflight_max = max(inflight_max, json.loads(await answer.read())["inflight"])
+            inflight = json.loads(await answer.read())["inflight"]
+        inflight_max = max(inflight_max, inflight)
+        if now_s >= told_s + TELL_EVERY_S:
+            told_s = now_s
+            memory = f"{pss_bytes(pid) / 2**20:.1f} MiB"
+            tell(f"{now_s:.0f} s: {inflight} open, router {memory}, {ends[False]} samples wrong")
         await asyncio.sleep(every_s)
     await asyncio.gather(*tasks)
     tenth = max(1, len(pss) // 10)
@@ -316,7 +327,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     asked.rate = asked.rate or (200.0 if asked.kind == "soak" else 10.0)
-    print(f"{asked.kind} for {asked.duration_s:g} s at {asked.rate:g}/s ...", file=sys.stderr)
+    tell(f"{asked.kind} for {asked.duration_s:g} s at {asked.rate:g}/s ...")
     found = asyncio.run((soak if asked.kind == "soak" else chaos)(asked))
     print(json.dumps({"kind": asked.kind, "duration_s": asked.duration_s, **found}, indent=2))
     return 0 if found["kept"] else 1
