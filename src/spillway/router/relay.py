@@ -7,7 +7,6 @@ anew. Whatever decides anything is the owner's (`shell.py`).
 
 from __future__ import annotations
 
-import re
 import socket
 import struct
 from collections import deque
@@ -25,6 +24,7 @@ from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamCo
 from spillway.router.http_server import ClientConnection, Request, status_line
 from spillway.router.metrics import RouterMetrics
 from spillway.router.strain import NodeGaps, StreamGaps
+from spillway.router.stream_start import is_failed_start
 from spillway.wire.openai import (
     COMPLETION_TOKENS,
     PROMPT_TOKENS,
@@ -47,8 +47,6 @@ TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
 DONE = b"data: [DONE]"
-ERROR_EVENT, NEWLINE = b'data: {"error":', ord("\n")
-SERVER_FAULT = re.compile(rb'"code": ?"?5\d\d\b')
 # Aborts a connection with a reset, which no client can take for the end of an answer.
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -85,6 +83,7 @@ class Exchange:
         "_close",
         "_framing",
         "_head",
+        "_held",
         "_meters",
         "_remember",
         "_tail",
@@ -149,6 +148,7 @@ class Exchange:
         self.started = self.paused = self._close = self._clean_cut = False
         self.reads = self.reads_seen = 0
         self._head: ResponseHead | None = None
+        self._held = b""
         self._meters: tuple[GapMeter | StreamGaps, ...] = ()
         self._framing = Framing.NONE
         self._tail: deque[bytes] = deque(maxlen=TAIL_READS)
@@ -179,6 +179,7 @@ class Exchange:
             self.owner.refused(self, head.status)
         else:
             self._head = head
+            self._held = b""
 
     def on_body(self, data: bytes) -> None:
         if self.started:
@@ -188,16 +189,20 @@ class Exchange:
                 self._write(data)
             except RuntimeError:  # uvloop's word for a client that has just gone, as we will hear
                 self.drop_leg()
-        elif self._head is not None and self._head.is_sse and is_failed_start(data):
-            self.drop_leg()
-            self.owner.refused(self, 500)  # what a status would have said, had it not been sent
+        elif self._head is not None and self._head.is_sse:
+            self._start_stream(self._held + data)
         else:
             self._start(data)
 
     def on_end(self) -> None:
         self.leg = None
         if not self.started:
-            self._start(b"")
+            if self._held:
+                self._start_stream(self._held, is_all=True)
+                if not self.started:
+                    return
+            else:
+                self._start(b"")
         if self._framing is Framing.UNTIL_CLOSE and not self.request.http10:
             self.conn.send(LAST_CHUNK)
         assert self._head is not None
@@ -283,6 +288,19 @@ class Exchange:
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _start_stream(self, data: bytes, *, is_all: bool = False) -> None:
+        """Write the head and the first bytes, unless they may be the engine's own failure."""
+        assert self._head is not None
+        is_chunked = self._head.framing is Framing.CHUNKED
+        is_failed = is_failed_start(data, is_chunked=is_chunked, is_all=is_all)
+        if is_failed is None:
+            self._held = data
+        elif is_failed:
+            self.drop_leg()
+            self.owner.refused(self, 500)  # what a status would have said, had it not been sent
+        else:
+            self._start(data)
+
     def _start(self, data: bytes) -> None:
         """Write the head, and the first bytes with it."""
         head, request, transport = self._head, self.request, self.conn.transport
@@ -347,16 +365,6 @@ class Exchange:
 def target_lines(slo: Slo) -> bytes:
     """Return the header lines that tell an engine the targets; most requests share a few."""
     return TARGET_LINES % (slo.ttft_s * 1000, slo.tbt_s * 1000)
-
-
-def is_failed_start(data: bytes) -> bool:
-    """Whether the first bytes of an event stream hold the engine's own failure.
-
-    vLLM says in the stream that it could not load the KV: its 200 is sent by then. A raw line break
-    cannot stand inside an event's JSON, so no text of a model looks like this.
-    """
-    at = data.find(ERROR_EVENT)
-    return at > 0 and data[at - 1] == NEWLINE and SERVER_FAULT.search(data, at) is not None
 
 
 def _unchunked(write: Callable[[bytes], object]) -> Callable[[bytes], object]:
