@@ -174,6 +174,8 @@ async def test_what_names_a_machine_or_a_hop_is_not_passed_on(pool_of, until) ->
         ([CHUNKED + b"5\r\nab", None], Fault.BROKEN),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", None], Fault.BROKEN),
         ([b"what\r\n\r\n"], Fault.BAD_RESPONSE),
+        ([b"\xff\xfe"], Fault.BAD_RESPONSE),  # at once: there may never be more of it
+        ([b"HTT", b"X"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000], Fault.BAD_RESPONSE),
         ([CHUNKED + b"zz\r\n"], Fault.BAD_RESPONSE),

@@ -24,7 +24,7 @@ from spillway.router.head_lines import (
 )
 
 HEAD_BYTES_MAX = 64 * 1024
-INTERIM = b"HTTP/1.1 1"  # a head before the head
+HTTP1, INTERIM = b"HTTP/1.", b"HTTP/1.1 1"  # every head; one before the head
 LAST_CHUNK, LAST_LINES = b"0\r\n\r\n", b"\r\n\r\n"
 
 
@@ -298,12 +298,12 @@ class UpstreamConnection(asyncio.Protocol):
             data = data[end:]
             self._complete = False
             end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
+        if not HTTP1.startswith(data[: len(HTTP1)]):  # nonsense may never come to an end
+            self.fail(Fault.BAD_RESPONSE)
+        elif end < 4:
             self._head = data
             if len(data) > HEAD_BYTES_MAX:
                 self.fail(Fault.BAD_RESPONSE)
-        elif not data.startswith(b"HTTP/1."):  # httptools lets empty lines stand before it
-            self.fail(Fault.BAD_RESPONSE)
         elif self._feed(data):
             self._announce(data[:end], data[end:])
 
