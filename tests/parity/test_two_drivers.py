@@ -51,6 +51,7 @@ from spillway.router.shell import Shell
 pytestmark = pytest.mark.slow
 
 STREAM = ResponseHead(200, [b"content-type: text/event-stream\r\n"], Framing.CHUNKED, b"", True)
+FIRST_EVENT = b'10\r\ndata: {"choices"\r\n'  # enough of it to tell that it is no failure
 JSON_ANSWER = ResponseHead(200, [], Framing.LENGTH, b"", False)
 HANDOVER = (
     b'{"kv_transfer_params":{"do_remote_prefill":true,"do_remote_decode":false,"remote_port":5600,'
@@ -195,7 +196,7 @@ class Play:
                 leg.sink.on_end()
             case FirstToken(request_id):
                 self.legs[request_id].sink.on_head(STREAM)
-                self.legs[request_id].sink.on_body(b"6\r\ndata: \r\n")
+                self.legs[request_id].sink.on_body(FIRST_EVENT)
             case RequestFinished(request_id, output_tokens):
                 sink = self.legs[request_id].sink
                 sink.on_body(b'data: {"usage":{"completion_tokens":%d}}' % output_tokens)
