@@ -26,6 +26,9 @@ TO_YAML = re.compile(r"\{\{ toYaml \.Values\.([\w.]+) \| indent (\d+) \}\}")
 VALUE = re.compile(r"\{\{ \.(Values|Release)\.([\w.]+)(?: \| default \.Release\.\w+)? \}\}")
 
 
+OFF = {"enabled": False}
+
+
 def lookup(values: dict[str, Any], path: str) -> Any:
     found: Any = values
     for step in path.split("."):
@@ -48,18 +51,34 @@ def rendered(template: str, values: dict[str, Any]) -> str:
     return text
 
 
-def chart(**changes: Any) -> dict[tuple[str, str], dict[str, Any]]:
-    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")) | changes
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay values over values as helm does: mappings are joined, all else is replaced."""
+    joined = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        joined[key] = merged(base[key], value) if both else value
+    return joined
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def chart(given: str = "nodes", **changes: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    """Render the chart, in namespace `relay`, by one of its ci/ value files and changes to that."""
+    values = merged(values_of(CHART / "values.yaml"), values_of(CHART / f"ci/{given}-values.yaml"))
     found = {}
     for path in sorted((CHART / "templates").iterdir()):
-        for one in yaml.safe_load_all(rendered(path.read_text(encoding="utf-8"), values)):
+        text = rendered(path.read_text(encoding="utf-8"), merged(values, changes))
+        for one in yaml.safe_load_all(text):
             if one:
                 found[one["kind"], one["metadata"]["name"]] = one
     return found
 
 
 def test_the_chart_gives_the_router_a_configuration_it_takes(tmp_path: Path) -> None:
-    objects = chart(clientKeys=True)
+    objects = chart()
     path = tmp_path / "cluster.yaml"
     path.write_text(objects["ConfigMap", "relay"]["data"]["cluster.yaml"], encoding="utf-8")
     config = load_config(path)
@@ -69,7 +88,7 @@ def test_the_chart_gives_the_router_a_configuration_it_takes(tmp_path: Path) -> 
 
 
 def test_ports_probes_and_labels_fit_together() -> None:
-    objects = chart(serviceMonitor={"enabled": True, "interval": "10s"})
+    objects = chart()
     pod = objects["Deployment", "relay"]["spec"]["template"]
     [container] = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -106,18 +125,20 @@ def test_the_chart_lets_the_router_read_pods_and_no_more() -> None:
 
 
 def test_the_chart_takes_pods_for_nodes(tmp_path: Path) -> None:
-    found = {"discovery": {"kubernetes": {"selector": "app=vllm"}}}
-    objects = chart(config=found, podReader={"enabled": True, "namespace": ""})
+    objects = chart("pods")
     path = tmp_path / "cluster.yaml"
     path.write_text(objects["ConfigMap", "relay"]["data"]["cluster.yaml"], encoding="utf-8")
-    kubernetes = load_config(path).discovery.kubernetes
+    config = load_config(path)
+    assert not config.nodes.prefill
+    assert not config.nodes.decode
+    kubernetes = config.discovery.kubernetes
     assert kubernetes is not None
     [container] = objects["Deployment", "relay"]["spec"]["template"]["spec"]["containers"]
     assert container["startupProbe"]["failureThreshold"] > kubernetes.start_wait_s
 
 
 def test_what_is_switched_off_is_not_there() -> None:
-    kinds = {kind for kind, _ in chart(podDisruptionBudget={"enabled": False})}
+    kinds = {kind for kind, _ in chart(podDisruptionBudget=OFF, serviceMonitor=OFF)}
     assert kinds == {"ConfigMap", "Deployment", "Service"}
     pod = chart()["Deployment", "relay"]["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
@@ -129,14 +150,33 @@ def test_every_value_is_used() -> None:
     assert {key for key in values if f".Values.{key}" not in templates} == set()
 
 
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_helm_agrees() -> None:
     helm = shutil.which("helm")
     if helm is None:
         pytest.skip("no helm here")
-    for arguments in (["lint", "--strict", str(CHART)], ["template", "relay", str(CHART)]):
-        done = subprocess.run([helm, *arguments], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
+    where = ["relay", str(CHART), "--namespace", "relay"]
+    for given in ("nodes", "pods"):
+        values = ["--values", str(CHART / f"ci/{given}-values.yaml")]
+        run([helm, "lint", "--strict", str(CHART), *values])
+        shown = run([helm, "template", *where, *values])
+        made = {
+            (one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(shown) if one
+        }
+        for objects in (made, expected := chart(given)):
+            for key, one in objects.items():
+                if key[0] == "ConfigMap":
+                    one["data"] = {name: yaml.safe_load(of) for name, of in one["data"].items()}
+        assert made == expected
+    refused = subprocess.run([helm, "template", *where], capture_output=True, text=True, timeout=60)
+    assert refused.returncode != 0
+    assert "missing property 'nodes'" in refused.stderr or "nodes is required" in refused.stderr
 
 
 @pytest.mark.slow
