@@ -52,6 +52,9 @@ class FakeRequest:
         extra = None if order is None else {"spillway": order}
         self.sampling_params = SimpleNamespace(extra_args=extra)
 
+    def is_finished(self) -> bool:
+        return self.status is Status.FINISHED
+
     @property
     def is_prefill_chunk(self) -> bool:
         return self.num_computed_tokens < self.num_prompt_tokens

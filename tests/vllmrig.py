@@ -8,9 +8,11 @@ wait for remote KV until the test says that it has arrived.
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import defaultdict, deque
 from pathlib import Path
+from queue import Queue
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import torch
 from vllm.config import (
@@ -22,6 +24,7 @@ from vllm.config import (
     VllmConfig,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1 import base
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPullConnectorWorker
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -49,6 +52,14 @@ MODEL = {
     "max_position_embeddings": 65536,
     "torch_dtype": "bfloat16",
 }
+
+PULLING = {
+    "kv_connector": "FakeConnector",
+    "kv_connector_module_path": "vllmrig",
+    "kv_role": "kv_consumer",
+    "kv_load_failure_policy": "recompute",
+}
+NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_producer"}
 
 
 class FakeConnector(base.KVConnectorBase_V1, base.SupportsHMA):
@@ -82,6 +93,44 @@ class FakeConnector(base.KVConnectorBase_V1, base.SupportsHMA):
     def wait_for_save(self) -> None: ...
 
 
+class SendingWorker(NixlPullConnectorWorker):
+    """The worker's half of vLLM's NIXL connector, with its own leases, without memory or peers.
+
+    fetched: names of requests whose KV a decode node says that it has.
+    """
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+        self.nixl_wrapper = Mock(get_new_notifs=self._notices)
+        self.transfer_topo = Mock(tp_ratio=lambda readers: 1)
+        self.xfer_stats = Mock()
+        self.tp_rank = self.pcp_rank = 0
+        self.world_size = 1
+        self.use_host_buffer = self._has_mamba = self.enable_permute_local_kv = False
+        self._ready_requests, self._failed_recv_reqs = Queue(), Queue()
+        self._recving_transfers: dict[str, Any] = {}
+        self._recving_metadata: dict[str, Any] = {}
+        self._recv_failures: set[str] = set()
+        self._replicated_pcp_done_sending: set[str] = set()
+        self._reqs_to_process: set[str] = set()
+        self._reqs_to_send: dict[str, float] = {}
+        self.consumer_notification_counts_by_req = defaultdict(int)
+        self.expected_consumer_notifications_by_req = {}
+
+    def _notices(self) -> dict[str, list[bytes]]:
+        names, self.fetched = self.fetched, []
+        return {"decode": [f"{name}:1".encode() for name in names]}
+
+    def _cleanup_remote_engines(self) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def step(self, metadata: Any) -> set[str]:
+        """Return what is done sending, after a step with what the scheduler says."""
+        self.start_load_kv(metadata)
+        return self.get_finished()[0]
+
+
 class Step(NamedTuple):
     """One step as the engine scheduled it. tokens: per request id. computed: before the step."""
 
@@ -102,6 +151,7 @@ class Rig:
 
     prompts: length per request id.  trace: one Step per batch, empty batches left out.
     after_step: called with each finished step's tokens, to move a test's clock.
+    worker: of a rig that is `sending`, which has the scheduler's half of the NIXL connector too.
     """
 
     def __init__(
@@ -111,6 +161,7 @@ class Rig:
         *,
         asynchronous: bool = False,
         remote: bool = False,
+        sending: bool = False,
         spillway: dict[str, object] | None = None,
         step_tokens: int = 2048,
         seqs: int = 64,
@@ -118,7 +169,8 @@ class Rig:
         caching: bool = False,
         policy: str = "fcfs",
     ) -> None:
-        config = _config(folder, step_tokens, seqs, asynchronous, remote, caching, policy)
+        transfer = NIXL if sending else PULLING if remote else None
+        config = _config(folder, step_tokens, seqs, asynchronous, transfer, caching, policy)
         config.additional_config = {"spillway": spillway} if spillway is not None else {}
         config.cache_config.num_gpu_blocks = blocks
         spec = FullAttentionSpec(
@@ -138,7 +190,8 @@ class Rig:
         init_none_hash(sha256)
         self._hasher = get_request_block_hasher(BLOCK_TOKENS, sha256) if caching else None
         self._depth = 2 if asynchronous else 1
-        self._batches: deque[tuple[Any, Step]] = deque()
+        self.worker = SendingWorker() if sending else None
+        self._batches: deque[tuple[Any, Step, set[str]]] = deque()
         self._arrived: set[str] = set()
         self._failed: set[str] = set()
         self.prompts: dict[str, int] = {}
@@ -154,6 +207,7 @@ class Rig:
         output_tokens: int = 64,
         *,
         remote: bool = False,
+        held: bool = False,
         order: str | None = None,
         first_token: int = 1,
         priority: int = 0,
@@ -161,6 +215,8 @@ class Rig:
         extra: dict[str, Any] = {} if order is None else {"spillway": order}
         if remote:
             extra["kv_transfer_params"] = {"do_remote_prefill": True}
+        if held:
+            extra["kv_transfer_params"] = {"do_remote_decode": True}
         params = SamplingParams(max_tokens=output_tokens, ignore_eos=True, extra_args=extra or None)
         request = Request(
             request_id=name,
@@ -189,7 +245,8 @@ class Rig:
         step = Step(tokens, {key: self._computed(key, tokens[key]) for key in tokens})
         if tokens:
             self.trace.append(step)
-        self._batches.append((output, step))
+        sent = self.worker.step(output.kv_connector_metadata) if self.worker else set()
+        self._batches.append((output, step, sent))
         if len(self._batches) >= self._depth:
             self._finish()
         return step if tokens else None
@@ -208,7 +265,7 @@ class Rig:
         return int(self.scheduler.requests[key].num_computed_tokens) - tokens
 
     def _finish(self) -> None:
-        output, step = self._batches.popleft()
+        output, step, sent = self._batches.popleft()
         names = list(step.tokens)
         sampled = []
         for name in names:
@@ -217,14 +274,14 @@ class Rig:
             self.outputs[name] = self.outputs.get(name, 0) + done
         arrived, self._arrived = self._arrived, set()
         failed, self._failed = self._failed, set()
-        news = KVConnectorOutput(finished_recving=arrived | failed)
+        news = KVConnectorOutput(finished_recving=arrived | failed, finished_sending=sent)
         if failed:
             news.failed_recving = failed
         results = ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: at for at, name in enumerate(names)},
             sampled_token_ids=sampled,
-            kv_connector_output=news if arrived or failed else None,
+            kv_connector_output=news if arrived or failed or sent else None,
         )
         if self.after_step is not None:
             self.after_step(step)
@@ -270,17 +327,11 @@ def _config(
     step_tokens: int,
     seqs: int,
     asynchronous: bool,
-    remote: bool,
+    transfer: dict[str, str] | None,
     caching: bool,
     policy: str,
 ) -> VllmConfig:
     (folder / "config.json").write_text(json.dumps(MODEL))
-    transfer = KVTransferConfig(
-        kv_connector="FakeConnector",
-        kv_connector_module_path="vllmrig",
-        kv_role="kv_consumer",
-        kv_load_failure_policy="recompute",
-    )
     config = VllmConfig(
         model_config=ModelConfig(
             model=str(folder), tokenizer=str(folder), skip_tokenizer_init=True, max_model_len=32768
@@ -297,7 +348,7 @@ def _config(
         ),
         cache_config=CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=caching),
         parallel_config=ParallelConfig(),
-        kv_transfer_config=transfer if remote else None,
+        kv_transfer_config=KVTransferConfig(**transfer) if transfer else None,
     )
     config.scheduler_config.async_scheduling = asynchronous  # the CPU platform turns it off
     return config

@@ -10,6 +10,7 @@ from fakescheduler import FakeRequest, FakeScheduler, Status, decode
 from spillway.core.errors import ConfigError
 from spillway.core.types import Role
 from spillway.engine import compat
+from spillway.wire.kvparams import HeldKv
 
 
 def test_nothing_is_missing_from_a_scheduler_that_has_everything() -> None:
@@ -82,3 +83,57 @@ def test_decodes_take_one_token_each_plus_their_drafts() -> None:
     waiting_for_results.num_tokens_with_spec -= 1
     prompt = FakeRequest("p", 900, computed_tokens=100, status=Status.RUNNING)
     assert compat.pending_tokens([drafting, waiting_for_results, prompt]) == 4
+
+
+class NixlPullConnectorScheduler:
+    """Named as vLLM's, which is what it is known by."""
+
+    def __init__(self) -> None:
+        self.engine_id = "e"
+        self._reqs_need_send: dict[str, float] = {}
+
+
+def sending(holder: object) -> FakeScheduler:
+    scheduler = FakeScheduler()
+    scheduler.connector = SimpleNamespace(connector_scheduler=holder)  # type: ignore[attr-defined]
+    return scheduler
+
+
+def test_leases_are_ended_only_by_a_connector_that_is_known() -> None:
+    holder = NixlPullConnectorScheduler()
+    assert compat.lease_holder(sending(holder)) is holder
+    assert compat.lease_holder(FakeScheduler()) is None
+    assert compat.lease_holder(sending(None)) is None
+    assert compat.lease_holder(sending(SimpleNamespace(engine_id="e", _reqs_need_send={}))) is None
+    changed = NixlPullConnectorScheduler()
+    changed._reqs_need_send = set()  # type: ignore[assignment]
+    assert compat.lease_holder(sending(changed)) is None
+
+
+def test_leases_are_left_alone_where_ranks_that_serve_no_kv_count_them() -> None:
+    scheduler = sending(NixlPullConnectorScheduler())
+    scheduler.parallel_config.prefill_context_parallel_size = 2
+    assert compat.lease_holder(scheduler) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "params", "engine_id", "ended"),
+    [
+        (Status.FINISHED, {"do_remote_decode": True}, "e", True),
+        (Status.FINISHED, {"do_remote_decode": True}, "another", False),
+        (Status.FINISHED, {"do_remote_prefill": True}, "e", False),
+        (Status.FINISHED, None, "e", False),
+        (Status.RUNNING, {"do_remote_decode": True}, "e", False),
+    ],
+)
+def test_a_lease_is_ended_only_on_kv_that_is_held_for_others(
+    status: Status, params: dict[str, object] | None, engine_id: str, ended: bool
+) -> None:
+    holder = NixlPullConnectorScheduler()
+    scheduler = sending(holder)
+    request = FakeRequest("r", 100, status=status)
+    request.kv_transfer_params = params  # type: ignore[assignment]
+    scheduler.requests["r"] = request
+    assert compat.end_lease(scheduler, holder, HeldKv(engine_id, "r")) is ended
+    assert list(holder._reqs_need_send) == ["r"] * ended
+    assert not compat.end_lease(scheduler, holder, HeldKv("e", "unknown"))

@@ -19,6 +19,7 @@ from spillway.engine.compat import NEWEST_TESTED, OLDEST_TESTED, TOUCHED, Touche
 ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-vllm"
 RELEASES = ("0.26.0", "0.30.0", "0.32.0")  # the last one is installed
 SCHEDULER = "v1/core/sched/scheduler.py"
+NIXL = "distributed/kv_transfer/kv_connector/v1/nixl"
 
 # What the plug-in believes of vLLM's code beyond names: (file, function, what stands there, why).
 FACTS = (
@@ -38,6 +39,29 @@ FACTS = (
     ("v1/engine/core.py", "__init__", r"Scheduler\(\s+vllm_config=", "`make` reads this keyword"),
     ("v1/engine/core.py", "shutdown", r"self\.scheduler\.shutdown\(\)", "closes the report port"),
     ("config/scheduler.py", "get_scheduler_cls", r"resolve_obj_by_qualname", "may be a function"),
+    # Ending a lease early.
+    (SCHEDULER, "_update_from_kv_xfer_finished", r"assert req_id in self\.requests", "no shortcut"),
+    (SCHEDULER, "has_finished_requests", r"len\(self\.requests\) > ", "steps while KV is held"),
+    (f"{NIXL}/pull_scheduler.py", "request_finished", r"time\.perf_counter\(\) \+", "its clock"),
+    (f"{NIXL}/pull_scheduler.py", "request_finished", r'"do_remote_decode"', "tells held KV"),
+    (
+        f"{NIXL}/base_scheduler.py",
+        "build_connector_meta",
+        r"meta\.reqs_to_send = self\._reqs_need_send",
+        "goes to the workers with the next step",
+    ),
+    (
+        f"{NIXL}/pull_worker.py",
+        "start_load_kv",
+        r"in metadata\.reqs_to_send\.items\(\):\s+if req_id in self\._reqs_to_process:",
+        "set anew for KV that nobody has fetched",
+    ),
+    (
+        f"{NIXL}/pull_worker.py",
+        "_get_new_notifs",
+        r"_reqs_to_process\.remove",
+        "fetched is fetched",
+    ),
 )
 
 

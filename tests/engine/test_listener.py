@@ -14,6 +14,8 @@ from spillway.core.reservation import Ask, Verdict
 from spillway.core.types import Role
 from spillway.engine import listener as module
 from spillway.engine.listener import LINES_MAX, Listener
+from spillway.wire.kvparams import HeldKv
+from spillway.wire.release import RELEASE_PATH, release_target
 from spillway.wire.report import NodeReport, StepTaken, decode
 from spillway.wire.reserve import RESERVE_PATH, ReserveAnswer, decode_answer, reserve_target
 
@@ -297,6 +299,8 @@ def test_an_engine_that_has_said_nothing_grants_nothing(peers: Peers) -> None:
         (f"GET {RESERVE_PATH}?router=a HTTP/1.1", 405),
         (f"POST {RESERVE_PATH}?router=a HTTP/1.1", 400),
         ("POST /spillway/reports?router=a HTTP/1.1", 405),
+        (f"GET {RELEASE_PATH}?engine=e&request=r HTTP/1.1", 405),
+        (f"POST {RELEASE_PATH}?engine=e HTTP/1.1", 400),
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused(
@@ -308,3 +312,33 @@ def test_a_question_that_makes_no_sense_is_refused(
     assert asker.answer()[0] == status
     with pytest.raises(EOFError):
         asker.answer()
+
+
+def test_kv_to_be_freed_is_kept_for_the_engine_in_order_and_within_bounds(
+    listener: Listener, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ORPHANS_MAX", 2)
+    asker = peers(Asker)
+    statuses = []
+    for name in "abc":
+        asker.send(release_target(HeldKv("e", name)))
+        statuses.append(asker.answer()[0])
+    assert statuses == [202, 202, 503]
+    assert listener.dropped["orphan"] == 1
+    assert list(listener.orphans) == [("e", "a"), ("e", "b")]
+    listener.orphans.popleft()
+    asker.send(release_target(HeldKv("e", "d")))
+    assert asker.answer()[0] == 202
+
+
+def test_a_kept_connection_takes_orders_and_questions_in_turn(
+    listener: Listener, peers: Peers
+) -> None:
+    listener.publish(a_report())
+    asker = peers(Asker)
+    asker.send(release_target(HeldKv("e", "a")))
+    assert asker.answer()[0] == 202
+    assert asker.ask("r1", 1)[0] == 200
+    asker.send(release_target(HeldKv("e", "b")))
+    assert asker.answer()[0] == 202
+    assert len(listener.orphans) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from spillway.core.latency import token_pairs
 from spillway.core.types import Role
 from spillway.engine.plugin import ERRORS_MAX, Plugin
 from spillway.engine.settings import EngineSettings
+from spillway.wire.kvparams import HeldKv
 from spillway.wire.profile import load_profile
 from spillway.wire.report import NodeReport, StepTaken
 
@@ -298,3 +300,27 @@ def test_targets_of_requests_that_left_are_forgotten() -> None:
         engine.add(f"s{number}", 10, order=f"r1:{number}:60")
         engine.scheduler.requests.clear()
     assert len(engine.plugin._tbt_s_by_id) < 300
+
+
+def test_kv_that_routers_give_up_loses_its_lease_before_the_next_step() -> None:
+    class NixlPullConnectorScheduler:
+        engine_id = "e"
+
+        def __init__(self) -> None:
+            self._reqs_need_send: dict[str, float] = {}
+
+    scheduler, holder = FakeScheduler(), NixlPullConnectorScheduler()
+    scheduler.connector = SimpleNamespace(connector_scheduler=holder)  # type: ignore[attr-defined]
+    engine = Engine(scheduler, role=Role.PREFILL)
+    told: list[NodeReport] = []
+    listener = SimpleNamespace(orphans=deque(), publish=told.append)
+    engine.plugin.reporter.listener = listener  # type: ignore[assignment]
+    held = FakeRequest("held", 100, status=Status.FINISHED)
+    held.kv_transfer_params = {"do_remote_decode": True}
+    scheduler.requests["held"] = held
+    listener.orphans += [HeldKv("e", "held"), HeldKv("e", "gone"), HeldKv("x", "held")]
+    engine.step()
+    assert list(holder._reqs_need_send) == ["held"]
+    assert not listener.orphans
+    assert (engine.plugin.errors, engine.plugin.fault) == (0, "")
+    assert [report.releases for report in told] == [True]

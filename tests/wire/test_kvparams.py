@@ -7,7 +7,7 @@ import json
 import pytest
 
 from spillway.core.errors import NodeError
-from spillway.wire.kvparams import check_handover
+from spillway.wire.kvparams import HeldKv, check_handover, held_kv
 
 GOOD = {
     "do_remote_prefill": True,
@@ -75,3 +75,7 @@ def test_without_a_block_size_one_block_is_enough() -> None:
     check(500, 0, remote_block_ids=[[9]])
     with pytest.raises(NodeError, match="0 block ids"):
         check(500, 0, remote_block_ids=[])
+
+
+def test_a_handover_names_the_kv_that_is_held() -> None:
+    assert held_kv(json.dumps(GOOD).encode()) == HeldKv("1cebdcd1", "cmpl-9e1f-0-888608de")

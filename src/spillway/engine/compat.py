@@ -8,12 +8,14 @@ package goes through the functions below and imports no vLLM itself.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from spillway.core.errors import ConfigError
 from spillway.core.types import Role
 from spillway.engine.view import Statuses
+from spillway.wire.kvparams import HeldKv
 from spillway.wire.order import XARGS_KEY
 
 # The releases that the tests cover; others may well work, since what is touched is checked.
@@ -35,6 +37,8 @@ class Touched(NamedTuple):
 
 
 _SCHEDULER = "v1/core/sched/scheduler.py"
+_NIXL = "distributed/kv_transfer/kv_connector/v1/nixl"
+_LEASE_HOLDER = "NixlPullConnectorScheduler"
 TOUCHED = (
     Touched(
         _SCHEDULER,
@@ -102,6 +106,18 @@ TOUCHED = (
         "SchedulerOutput",
         "",
         ("num_scheduled_tokens", "total_num_scheduled_tokens"),
+    ),
+    # What ends a lease early; without it leases end by themselves.
+    Touched(_SCHEDULER, "Scheduler", "", ("connector",)),
+    Touched("v1/request.py", "Request", "", ("is_finished",)),
+    Touched("config/parallel.py", "ParallelConfig", "", ("prefill_context_parallel_size",)),
+    Touched(f"{_NIXL}/connector.py", "NixlBaseConnector", "", ("connector_scheduler",)),
+    Touched(f"{_NIXL}/pull_scheduler.py", _LEASE_HOLDER, "", ("request_finished",)),
+    Touched(
+        f"{_NIXL}/base_scheduler.py",
+        "NixlBaseConnectorScheduler",
+        "",
+        ("engine_id", "_reqs_need_send"),
     ),
 )
 
@@ -204,3 +220,35 @@ def pending_tokens(requests: Iterable[Any]) -> int:
         if pending > 0 and not request.is_prefill_chunk:
             tokens += pending
     return tokens
+
+
+def lease_holder(scheduler: Any) -> Any | None:
+    """Return the part of a KV connector that sets leases on prefilled KV; None without a known one.
+
+    With prefill context parallelism the ranks that serve no KV count every lease that is set, so
+    setting one twice would make them report it twice.
+    """
+    holder = getattr(getattr(scheduler, "connector", None), "connector_scheduler", None)
+    if type(holder).__name__ != _LEASE_HOLDER or not hasattr(holder, "engine_id"):
+        return None
+    if not isinstance(getattr(holder, "_reqs_need_send", None), dict):
+        return None
+    ranks = getattr(scheduler.parallel_config, "prefill_context_parallel_size", 1)
+    return holder if ranks == 1 else None
+
+
+def end_lease(scheduler: Any, holder: Any, held: HeldKv) -> bool:
+    """Let the lease on held KV end now; return False when no such KV is held here.
+
+    The scheduler frees nothing itself: its workers hold leases of their own, and it asserts that it
+    still knows what they report as sent. So the lease is set anew, to this moment, on the way by
+    which it was first set. The workers take that only for KV that nobody has fetched, and then
+    report it as any lease that ran out. O(1).
+    """
+    request = scheduler.requests.get(held.request_id)
+    if held.engine_id != holder.engine_id or request is None or not request.is_finished():
+        return False
+    if not (request.kv_transfer_params or {}).get("do_remote_decode"):
+        return False
+    holder._reqs_need_send[held.request_id] = time.perf_counter()  # the clock of vLLM's leases
+    return True

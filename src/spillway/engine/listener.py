@@ -8,6 +8,9 @@ which is counted and shows as a gap in `seq`.
 Questions for leave to deflect (`wire.reserve`) are answered here as well, on connections that are
 kept, from the last report and from what was granted since: the scheduler is not disturbed, and an
 engine in the middle of a long step answers at once.
+
+Held KV that nobody will fetch is named here too (`wire.release`). The names wait in a bounded queue
+for the engine's thread, which looks before every step; an engine that holds KV is never idle.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ import msgspec
 from spillway.clock import Clock
 from spillway.core.errors import RequestError
 from spillway.core.reservation import Ask, Grants
+from spillway.wire.kvparams import HeldKv
+from spillway.wire.release import RELEASE_PATH, STATUS_FULL, STATUS_TAKEN, read_release
 from spillway.wire.report import REPORTS_PATH, STEPS_MAX, NodeReport, StepTaken, encode
 from spillway.wire.reserve import RESERVE_PATH, encode_answer, load_of, read_ask, with_grants
 
@@ -32,6 +37,8 @@ READERS_MAX = 256  # each router has one for reports and some for its questions
 HEAD_BYTES_MAX = 16 * 1024
 HEAD_WAIT_S = 5.0
 READ_BYTES = 65536
+ORPHANS_MAX = 1024  # names that wait for the engine's next step
+PATHS = {REPORTS_PATH: "GET", RESERVE_PATH: "POST", RELEASE_PATH: "POST"}
 
 _OK = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncache-control: no-store\r\n"
@@ -43,6 +50,7 @@ class Listener:
     """The report port of one engine.
 
     dropped: what was dropped, by kind; `snapshot` reads it from another thread.
+    orphans: held KV that is to be freed. This thread appends, the engine's takes from the left.
     `publish` and `note_*` belong to the engine's thread, everything else to this one's. What
     was granted belongs to both, under a lock that nobody holds for longer than some µs.
     """
@@ -52,6 +60,7 @@ class Listener:
     ) -> None:
         """Bind and start. Raises OSError when the address cannot be had."""
         self.dropped: Counter[str] = Counter()
+        self.orphans: deque[HeldKv] = deque()
         self._clock = clock
         self._interval_s = interval_s
         self._heartbeat_s = heartbeat_s
@@ -158,6 +167,8 @@ class Listener:
             self.dropped["refused"] += reader.refused
             if reader.ask is not None:
                 self._judge(reader, reader.ask)
+            elif reader.orphan is not None:
+                self._take(reader, reader.orphan)
             elif reader.streaming:
                 self._fresh = True  # the others are to hear that there is one more
                 latest = self._picture()
@@ -176,6 +187,16 @@ class Listener:
             told = with_grants(latest, self._grants, self._routers())
         self._fresh = True
         reader.answer(*encode_answer(verdict, told), now_s=self._clock.now_s())
+
+    def _take(self, reader: _Reader, orphan: HeldKv) -> None:
+        """Keep for the engine's thread what is to be freed."""
+        status = STATUS_TAKEN
+        if len(self.orphans) < ORPHANS_MAX:
+            self.orphans.append(orphan)
+        else:
+            status = STATUS_FULL
+            self.dropped["orphan"] += 1
+        reader.answer(status, b"{}", now_s=self._clock.now_s())
 
     def _picture(self) -> NodeReport | None:
         """Return the last report with what has been granted since."""
@@ -224,7 +245,8 @@ class Listener:
 class _Reader:
     """One connection: a request head, then lines. refused: 1 when the request was not for us.
 
-    router_id: who reads. ask: the question, if it is one. is_kept: it has asked before.
+    router_id: who reads. ask: the question, if it is one. orphan: KV to be freed, if it is that.
+    is_kept: it has asked before.
     """
 
     def __init__(self, connection: socket.socket, since_s: float) -> None:
@@ -235,6 +257,7 @@ class _Reader:
         self.refused = 0
         self.router_id = ""
         self.ask: Ask | None = None
+        self.orphan: HeldKv | None = None
         self.is_kept = False
         self._head = b""
         self._seq = 0
@@ -265,14 +288,17 @@ class _Reader:
         self.began = True
         words = self._head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         target = urlsplit(words[1]) if len(words) == 3 else urlsplit("")
-        method = {REPORTS_PATH: "GET", RESERVE_PATH: "POST"}.get(target.path)
+        method = PATHS.get(target.path)
         if method is None:
-            self.refuse("404 Not Found", f"only {REPORTS_PATH} and {RESERVE_PATH} are served here")
+            self.refuse("404 Not Found", f"only {', '.join(PATHS)} are served here")
         elif words[0] != method:
             self.refuse("405 Method Not Allowed", f"{target.path} takes {method}")
         elif method == "POST":
             try:
-                self.ask = read_ask(target.query)
+                if target.path == RELEASE_PATH:
+                    self.orphan = read_release(target.query)
+                else:
+                    self.ask = read_ask(target.query)
             except RequestError as error:
                 self.refuse("400 Bad Request", str(error))
         elif not (routers := parse_qs(target.query).get("router")):
@@ -288,7 +314,7 @@ class _Reader:
         head = f"HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: "
         self._rest += head.encode() + b"%d\r\n\r\n%b" % (len(body), body)
         self._head = self._head.partition(b"\r\n\r\n")[2]
-        self.began, self.ask, self.is_kept = False, None, True
+        self.began, self.ask, self.orphan, self.is_kept = False, None, None, True
         self.since_s = now_s
 
     def put(self, report: NodeReport, steps: tuple[StepTaken, ...], dropped: Counter[str]) -> None:

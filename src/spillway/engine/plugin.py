@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ from spillway.engine.reporter import Reporter
 from spillway.engine.settings import EngineSettings
 from spillway.engine.steer import Steering
 from spillway.engine.view import Prompt, Statuses, StepView, look
+from spillway.wire.kvparams import HeldKv
 from spillway.wire.order import decode_order
 from spillway.wire.profile import load_profile
 from spillway.wire.report import StepTaken
@@ -97,6 +99,7 @@ class Plugin:
         else:
             self._prepare(settings)
         self.reporter = Reporter(scheduler, settings, self.role, self._clock)
+        self._lease_holder = compat.lease_holder(scheduler)
         self._announce(engine_version)
 
     @property
@@ -220,6 +223,8 @@ class Plugin:
         self._view = view
         if self.reporter.is_due(view, now_s):
             self._tell(view, now_s)
+        if self.reporter.listener is not None and self.reporter.listener.orphans:
+            self._end_leases(self.reporter.listener.orphans)
         late_s = self._late_s(now_s)
         if not self.acting or self.planner is None:
             return None
@@ -241,6 +246,13 @@ class Plugin:
             raise
         self.plan = plan
         return steering
+
+    def _end_leases(self, orphans: deque[HeldKv]) -> None:
+        """Let go of KV that routers say nobody will fetch; names that are not known are none."""
+        for _ in range(len(orphans)):
+            held = orphans.popleft()
+            if self._lease_holder is not None:
+                compat.end_lease(self._scheduler, self._lease_holder, held)
 
     def _late_s(self, now_s: float) -> float:
         """Return by how much more than usual has passed since the streams got their last token."""

@@ -45,6 +45,7 @@ class Reporter:
         self._told_at_s = -inf
         self._told: NodeReport | None = None
         self._last_step: StepTaken | None = None
+        self._releases = compat.lease_holder(scheduler) is not None
         self._kv_capacity_tokens = compat.kv_capacity_tokens(scheduler)
         self.whereabouts = "reports nothing, since report_port is 0"
         rank = compat.rank_of(scheduler)
@@ -132,6 +133,7 @@ class Reporter:
             last_step_actual_s=last.actual_s if last else 0.0,
             chunk_mode=ChunkMode.STATIC,
             chunk_tokens_max=scheduler.max_num_scheduled_tokens,
+            releases=self._releases,
             boot_id=self._boot_id,
             backlog_tokens_running=begun_tokens,
             pulling_seqs=view.pulling_seqs + view.unadmitted_seqs + view.ready_seqs,

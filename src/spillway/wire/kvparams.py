@@ -8,7 +8,7 @@ looked at once, here, and never sent on when it cannot work. Keys the router doe
 from __future__ import annotations
 
 from math import ceil
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,13 @@ class _Handover(msgspec.Struct):
     remote_port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     tp_size: Annotated[int, msgspec.Meta(ge=1)]
     remote_num_tokens: int | None = None
+
+
+class HeldKv(NamedTuple):
+    """The names that a prefill node knows the KV by which it holds for others."""
+
+    engine_id: str
+    request_id: str
 
 
 _DECODER = msgspec.json.Decoder(_Handover)
@@ -64,3 +71,9 @@ def check_handover(kv_params: bytes, prompt_tokens: int, kv_block_tokens: int = 
             f"kv_transfer_params of the prefill answer: KV of {held} tokens for a prompt of "
             f"{prompt_tokens}"
         )
+
+
+def held_kv(kv_params: bytes) -> HeldKv:
+    """Return whose KV a handover is about, one that `check_handover` has passed."""
+    handover = _DECODER.decode(kv_params)
+    return HeldKv(handover.remote_engine_id, handover.remote_request_id)

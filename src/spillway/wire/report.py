@@ -71,6 +71,7 @@ class NodeReport(
         0 means that the engine does not say.
     routers: how many routers listen; with more than one, each asks the node before it deflects
         (`wire.reserve`). What was granted and has not come yet is in `backlog_*`.
+    releases: held KV that nobody will fetch can be freed before its lease ends (`wire.release`).
 
     What only a plug-in in a real engine knows; the router decides without it:
     boot_id: another one after every start of the engine.
@@ -101,6 +102,7 @@ class NodeReport(
     chunk_mode: ChunkMode = ChunkMode.UNKNOWN
     chunk_tokens_max: Count = 0
     routers: Count = 1
+    releases: bool = False
     boot_id: str = ""
     backlog_tokens_running: Count = 0
     pulling_seqs: Count = 0
