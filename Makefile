@@ -68,10 +68,10 @@ bench: bench-core bench-sim bench-router ## all three, then docs/benchmarks.md f
 	@$(BIN)/python bench/document.py
 
 soak: setup ## 2,000 streams through one router: errors, memory, open files (DURATION_S=60)
-	@$(BIN)/python bench/endurance.py soak --duration-s $(or $(DURATION_S),60)
+	@$(BIN)/python bench/soak.py --duration-s $(or $(DURATION_S),60)
 
-chaos: setup ## engines killed and paused under load, every token checked (DURATION_S=60)
-	@$(BIN)/python bench/endurance.py chaos --duration-s $(or $(DURATION_S),60)
+chaos: setup ## engines, wires and clocks that fail under load, every token checked (DURATION_S=60)
+	@$(BIN)/python bench/chaos.py --duration-s $(or $(DURATION_S),60)
 
 bench-core: setup ## decisions, ledger, dispatcher, trace readers: time and allocations
 	@$(BIN)/python bench/run.py --only core $(if $(QUICK),--quick)

@@ -23,8 +23,11 @@ class BenchError(Exception):
     """A benchmark cannot run here, or what it ran misbehaved. The text says what to do."""
 
 
-def compiled(name: str) -> Path:
-    """Return the program `name`, compiled now if its source is newer. Raises BenchError."""
+def compiled(name: str, *flags: str) -> Path:
+    """Return the program `name`, compiled now if its source is newer. Raises BenchError.
+
+    flags: further ones for the compiler, the same in every call for one name.
+    """
     source, program = SOURCES / f"{name}.c", BUILD / name
     newest_s = max(source.stat().st_mtime, (SOURCES / "net.h").stat().st_mtime)
     if program.exists() and program.stat().st_mtime >= newest_s:
@@ -33,7 +36,7 @@ def compiled(name: str) -> Path:
     if compiler is None:
         raise BenchError("no C compiler: install one that answers to `cc` (for example gcc)")
     BUILD.mkdir(parents=True, exist_ok=True)
-    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(program), str(source), "-lm"]
+    command = [compiler, "-O2", "-Wall", "-Wextra", *flags, "-o", str(program), str(source), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchError(f"{source.name} does not compile:\n{done.stderr}")

@@ -23,6 +23,9 @@ Stock = Annotated[
 ChunkTokens = Annotated[
     int, typer.Option(help="Largest prefill chunk of a step; with --stock, its fixed size.")
 ]
+KvTokens = Annotated[
+    int | None, typer.Option(help="KV cache, in tokens. Default: what the profile's GPU has.")
+]
 TimeScale = Annotated[float, typer.Option(help="Run so many times as fast as the profile.")]
 
 
@@ -32,6 +35,7 @@ def engine(
     model: Model = "fake-llama",
     stock: Stock = False,
     chunk_tokens: ChunkTokens = 2048,
+    kv_tokens: KvTokens = None,
     time_scale: TimeScale = 1.0,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8001,
@@ -74,6 +78,7 @@ def engine(
         tbt_margin_frac=tbt_margin,
         chunk_mode=ChunkMode.STATIC if stock else ChunkMode.ENGINE,
         chunk_tokens_max=chunk_tokens,
+        kv_capacity_tokens=kv_tokens,
         time_scale=time_scale,
         stock=stock,
         records=None if records is None else str(records),

@@ -1,0 +1,54 @@
+"""Spillway commands as processes for the length of a block, and what is asked of them over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+from mocks import BUILD
+
+CLI = [sys.executable, "-m", "spillway"]
+START_S_MAX = 60.0
+STOP_S_MAX = 15.0
+
+
+@asynccontextmanager
+async def process(
+    name: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a spillway command for the length of a block, its output in the build folder."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / f"{name}.log").open("ab") as log:
+        child = await asyncio.create_subprocess_exec(
+            *CLI, *arguments, stdout=log, stderr=log, env=env
+        )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            with suppress(ProcessLookupError):
+                child.terminate()
+            try:
+                await asyncio.wait_for(child.wait(), STOP_S_MAX)
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+
+
+async def answered(session: aiohttp.ClientSession, url: str) -> None:
+    """Return once `url` answers 200. Raises TimeoutError."""
+    async with asyncio.timeout(START_S_MAX):
+        while True:
+            with suppress(aiohttp.ClientError):
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+
+
+def tell(line: str) -> None:
+    """Say how a long run stands, beside its result on standard output."""
+    print(line, file=sys.stderr, flush=True)
