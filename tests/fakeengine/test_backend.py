@@ -6,6 +6,8 @@ import aiohttp
 import pytest
 
 from spillway.fakeengine.records import read_records
+from spillway.wire.kvparams import HeldKv
+from spillway.wire.release import RELEASE_PATH, release_target
 
 PROMPT = list(range(100, 400))
 
@@ -101,6 +103,43 @@ async def test_a_lease_that_ends_frees_the_kv(start, client, eventually):
     assert dropped(prefill) == {"kv_expired": 1}
     status, _ = await client.post(decode, decode_body(params))
     assert status == 500
+
+
+async def release(client, engine, params, **changes) -> int:
+    held = HeldKv(params["remote_engine_id"], params["remote_request_id"])._replace(**changes)
+    async with client.session.post(engine.url + release_target(held)) as answer:
+        return answer.status
+
+
+async def test_kv_that_is_given_up_is_freed_at_once_and_once(pair, client):
+    prefill, decode = pair
+    params = await client.prefill(prefill, PROMPT)
+    assert await release(client, prefill, params, engine_id="old") == 202
+    assert used(prefill) == len(PROMPT)
+    assert [await release(client, prefill, params) for _ in range(2)] == [202, 202]
+    assert used(prefill) == 0
+    assert len(prefill.backend.leases) == 0
+    assert dropped(prefill) == {"kv_released": 1, "release_unknown": 2}
+    assert (await client.post(decode, decode_body(params)))[0] == 500
+
+
+async def test_kv_that_is_fetched_is_not_freed_under_the_reader(start, client, eventually):
+    prefill = await start("prefill", link_bytes_per_s=2e8)
+    decode = await start("decode", link_bytes_per_s=2e8)
+    params = await client.prefill(prefill, PROMPT)
+    fetching = asyncio.ensure_future(client.post(decode, decode_body(params, max_tokens=1)))
+    await eventually(lambda: len(prefill.backend.leases) == 0)
+    assert await release(client, prefill, params) == 202
+    assert used(prefill) == len(PROMPT)
+    assert (await fetching)[0] == 200
+    assert used(prefill) == 0
+    assert dropped(prefill) == {"release_unknown": 1}
+
+
+async def test_what_is_to_be_freed_must_be_named(pair, client):
+    async with client.session.post(pair[0].url + RELEASE_PATH + "?engine=e") as answer:
+        assert answer.status == 400
+        assert "request must be a name" in (await answer.json())["error"]["message"]
 
 
 async def test_a_refused_request_gives_its_kv_back(pair, client):

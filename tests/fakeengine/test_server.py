@@ -9,6 +9,7 @@ import pytest
 
 from spillway.core.types import Role
 from spillway.wire.enginepages import read_server_info
+from spillway.wire.release import RELEASE_PATH
 from spillway.wire.report import decode
 
 PROMPT = [11, 22, 33, 44]
@@ -219,6 +220,8 @@ async def test_a_stock_engine_reports_nothing_and_sizes_no_chunks(start, client)
     engine = await start(stock=True)
     status, _ = await client.get(engine, "/spillway/reports")
     assert status == 404
+    async with client.session.post(engine.url + RELEASE_PATH) as answer:
+        assert answer.status == 404
     assert engine.backend.spec.chunk_mode == "static"
     status, _ = await client.post(engine, {"prompt": "x", "max_tokens": 2})
     assert status == 200

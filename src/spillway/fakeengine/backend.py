@@ -31,6 +31,7 @@ from spillway.fakeengine.settings import EngineSettings
 from spillway.sim.link import Link
 from spillway.sim.node import SimNode
 from spillway.sim.residents import Job
+from spillway.wire.kvparams import HeldKv
 from spillway.wire.order import DispatchesSeen
 from spillway.wire.report import NodeReport, StepTaken
 from spillway.wire.reserve import load_of, with_grants
@@ -202,6 +203,15 @@ class Backend:
         finally:
             self.pace.release_kv(request_id)
 
+    def release(self, held: HeldKv) -> None:
+        """Free held KV as the end of its lease would. Names that are unknown are only counted."""
+        is_mine = held.engine_id == self.engine_id
+        if is_mine and self.leases.take(held.request_id) is not None:
+            self.metrics.dropped["kv_released"] += 1
+            self.pace.release_kv(held.request_id)
+        else:
+            self.metrics.dropped["release_unknown"] += 1
+
     async def give_back(self, kv: PullKv) -> None:
         """Tell the prefill engine that its KV is not wanted, as vLLM does on a refused request."""
         try:
@@ -307,6 +317,7 @@ class Backend:
             last_step_actual_s=last.actual_s if last else 0.0,
             chunk_mode=spec.chunk_mode,
             chunk_tokens_max=spec.chunk_tokens_max,
+            releases=spec.role is Role.PREFILL,
         )
 
     def _record(self, flight: Flight, outcome: str) -> EngineRecord:

@@ -1,7 +1,8 @@
 """Prefilled KV that waits to be pulled, each under a lease.
 
 A prompt whose KV nobody fetches would block the node for good; vLLM frees it after 30 s
-(`kv_lease_duration`), and so does this engine, counted as `kv_expired`.
+(`kv_lease_duration`), and so does this engine, counted as `kv_expired`. What a router asks it to
+free earlier (`wire.release`) is counted as `kv_released`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Leases:
         return expires_at_s
 
     def take(self, request_id: str) -> int | None:
-        """End a lease because its KV is being pulled; return its tokens, None if there is none.
+        """End a lease because its KV is being pulled or unwanted; return its tokens, None if none.
 
-        The caller frees the node's KV when the transfer is over. Taken once: a second pull of the
+        The caller frees the node's KV, when the transfer is over. Taken once: a second pull of the
         same KV finds nothing. (A real engine would serve whatever the blocks hold by then.)
         """
         held = self._held.pop(request_id, None)

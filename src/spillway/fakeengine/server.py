@@ -15,6 +15,7 @@ from spillway.fakeengine.backend import PULL_PATH, Backend, EngineFull, UnknownK
 from spillway.fakeengine.flight import Flight
 from spillway.fakeengine.kvparams import BadKvParams, HoldKv, PullKv, read_params
 from spillway.fakeengine.metrics import CONTENT_TYPE
+from spillway.wire.release import RELEASE_PATH, STATUS_TAKEN, read_release
 from spillway.wire.report import REPORTS_PATH
 from spillway.wire.reserve import RESERVE_PATH, encode_answer
 from spillway.wire.reserve import read_ask as read_reserve_ask
@@ -45,7 +46,11 @@ def make_app(backend: Backend) -> web.Application:
     )
     if not backend.settings.stock:
         app.add_routes(
-            [web.get(REPORTS_PATH, server.reports), web.post(RESERVE_PATH, server.reserve)]
+            [
+                web.get(REPORTS_PATH, server.reports),
+                web.post(RESERVE_PATH, server.reserve),
+                web.post(RELEASE_PATH, server.release),
+            ]
         )
     if backend.settings.dev_mode:
         app.add_routes([web.get("/server_info", server.server_info)])
@@ -177,6 +182,14 @@ class _Server:
         return web.Response(body=body, status=status, content_type="application/json")
 
     # --- KV ------------------------------------------------------------------------------------
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Free KV that nobody will fetch: `wire.release`."""
+        try:
+            self._backend.release(read_release(request.query_string))
+        except RequestError as error:
+            return _refuse(str(error), error.status, error.param)
+        return web.Response(body=b"{}", status=STATUS_TAKEN, content_type="application/json")
 
     async def kv_pull(self, request: web.Request) -> web.Response:
         """Another engine reads KV held here; the answer comes when the link has carried it."""
