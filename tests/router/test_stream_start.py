@@ -59,11 +59,11 @@ def test_any_other_stream_is_none_however_cut(content: bytes, size_bytes: int) -
     assert verdicts(each_byte(content), is_chunked=False)[-1] is False
 
 
-def test_a_token_is_held_back_no_longer_than_it_takes_to_tell() -> None:
-    raw = chunk(event(0))
+def test_a_token_is_held_back_until_its_event_is_complete() -> None:
+    raw = chunk(event(0)) + chunk(event(1))
     after = len(verdicts(each_byte(raw), is_chunked=True))
-    assert after <= raw.index(b"data:") + len(b'data: {"c')
-    assert is_failed_start(raw, is_chunked=True) is False
+    assert after == raw.index(b"\n\n") + 2
+    assert is_failed_start(raw[:after], is_chunked=True) is False
 
 
 def test_a_failure_after_the_first_tokens_is_known_while_nothing_was_passed_on() -> None:
@@ -75,6 +75,9 @@ def test_an_event_without_an_end_is_held_back_up_to_a_limit() -> None:
     begun = b'data: {"error": {"message": "' + b"x" * HELD_BYTES_MAX
     assert is_failed_start(begun[:HELD_BYTES_MAX], is_chunked=False) is None
     assert is_failed_start(begun, is_chunked=False) is False
+    token = begun.replace(b"error", b"choice")
+    assert is_failed_start(token[:HELD_BYTES_MAX], is_chunked=False) is None
+    assert is_failed_start(token, is_chunked=False) is False
 
 
 async def three(bench):
@@ -119,6 +122,15 @@ async def test_a_stream_that_ends_within_its_failure_moves_the_request(
     one.on_post = saying(SSE_HEAD, chunk(FAILURE[:-1]) + end, ends=ends)
     answer = await bench.ask(server, body)
     assert (answer.complete, b"error" in answer.body) == (True, False)
+    assert len(two.posts) == 1
+
+
+async def test_a_stream_that_breaks_off_within_its_first_event_is_moved(bench, body) -> None:
+    _, one, two, server = await three(bench)
+    one.on_post = saying(SSE_HEAD, chunk(event(0))[:20], ends=False)
+    answer = await bench.ask(server, body)
+    assert (answer.complete, b"error" in answer.body) == (True, False)
+    assert answer.body.count(event(0)) == 1, "no token twice"
     assert len(two.posts) == 1
 
 
