@@ -37,6 +37,7 @@ MODULES = (
     *(f"core/{name}.py" for name in CORE.split()),
     *(f"sim/{name}.py" for name in SIM.split()),
     "stats.py",
+    "wire/tally.py",
 )
 
 # Runs in the copy: setuptools wants the modules below its working directory.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +16,13 @@ import pytest
 
 import spillway
 from spillway.core.events import LogDecision
-from spillway.sim.run import run
+from spillway.sim.run import Simulation, run
 from spillway.sim.scenario import Scenario
+from spillway.wire.records import RequestRecord
 from spillway.workload.row import Row
 from spillway.workload.synthetic import family
+
+HELD_BYTES_MAX = 16  # of a request that has ended; what was learned of output lengths is bounded
 
 NOISY = Scenario(
     policy="headroom", noise_frac=0.2, report_loss_frac=0.1, cancel_frac=0.1, order_delay_s=0.001
@@ -42,6 +47,35 @@ def digest(seed: int) -> str:
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not() -> None:
     assert digest(1) == digest(1)
     assert digest(1) != digest(2)
+
+
+def test_records_are_told_as_requests_end_and_need_not_be_kept() -> None:
+    rows = family("burst", 1, 6.0)
+    told: dict[int, RequestRecord] = {}
+    output = run(NOISY, rows, 1, on_record=told.__setitem__, keep_records=False)
+    assert output.records == []
+    assert [told[at] for at in range(len(rows))] == run(NOISY, rows, 1).records
+    assert list(told) != sorted(told)
+
+
+@pytest.mark.slow
+def test_a_request_that_has_ended_leaves_next_to_nothing_behind() -> None:
+    """Unless its record is kept: that is some 600 bytes."""
+
+    def held_bytes(count: int) -> float:
+        rows = [Row(0.1 * at, 500, 20) for at in range(count)]
+        gc.collect()
+        tracemalloc.start()
+        try:
+            simulation = Simulation(Scenario(), rows, 1, keep_records=False)
+            simulation.run()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    held_bytes(100)  # fills caches
+    assert held_bytes(800) - held_bytes(400) < HELD_BYTES_MAX * 400
 
 
 @pytest.mark.slow

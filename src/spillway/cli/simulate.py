@@ -67,30 +67,17 @@ def simulate(
       spillway simulate --policy least-loaded --shadow headroom
     """
     from spillway.cli.rows import Ask, choose_rows, with_caveats
+    from spillway.sim.run import collector_paused
 
     asked = Ask(trace, synthetic, rate, duration_s, from_s, to_s, speed_up, seed, None, apply)
-    workload = with_caveats(choose_rows(asked), profile)
-    of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
-    scenario = make_scenario(*of_nodes, (slo_ttft_s, slo_tbt_s))
-    scenario = _differing(scenario, node, drift, report_delay_s, report_loss, shadow, routers)
-    scenario, workload = _looped(scenario, workload, closed_loop)
     files = Written(json, html, figure, decisions, records)
-    _simulate(scenario, workload, policy, seed, files, checks=check)
-
-
-def _simulate(
-    scenario: Scenario,
-    workload: Workload,
-    policies: Sequence[str] | None,
-    seed: int,
-    files: Written,
-    *,
-    checks: bool,
-) -> None:
-    """Run, show and write what was asked for. Raises ConfigError before the first run."""
-    wants_decisions = files.decisions is not None or files.html is not None
-    keep = wants_decisions or bool(scenario.shadow)
-    compared = _compare(scenario, workload, policies, seed, checks=checks, keep=keep)
+    with collector_paused():
+        workload = with_caveats(choose_rows(asked), profile)
+        of_nodes = (cluster, profile, link, bias, noise, report_period_s, decode_chunk_tokens)
+        scenario = make_scenario(*of_nodes, (slo_ttft_s, slo_tbt_s))
+        scenario = _differing(scenario, node, drift, report_delay_s, report_loss, shadow, routers)
+        scenario, workload = _looped(scenario, workload, closed_loop)
+        compared = _compare(scenario, workload, policy, seed, files, checks=check)
     _show(compared, run_config(scenario, workload), workload, seed, files)
 
 
@@ -103,9 +90,21 @@ class Written(NamedTuple):
     decisions: Path | None
     records: Path | None
 
+    def keeps_decisions(self, scenario: Scenario) -> bool:
+        """Say whether something of every decision will be shown or written."""
+        return self.decisions is not None or self.html is not None or bool(scenario.shadow)
+
+    def keeps_records(self, scenario: Scenario) -> bool:
+        """Say whether something of every record will be, other than sums."""
+        files = (self.html, self.figure, self.records)
+        return bool(scenario.shadow) or any(path is not None for path in files)
+
 
 class Compared(NamedTuple):
-    """One policy's run, as simulated and as summed up. decisions: empty unless asked for."""
+    """One policy's run, as simulated and as summed up.
+
+    Its decisions, and the records of its output, are empty unless asked for.
+    """
 
     output: RunOutput
     run: RunResult
@@ -193,9 +192,9 @@ def _compare(
     workload: Workload,
     policies: Sequence[str] | None,
     seed: int,
+    files: Written,
     *,
     checks: bool,
-    keep: bool,
 ) -> list[Compared]:
     """Run each policy on the same rows. Raises ConfigError before the first run if one is wrong."""
     from dataclasses import replace
@@ -211,7 +210,7 @@ def _compare(
     with progress("simulating", len(workload.rows) * len(policies)) as advance:
         for name in policies:
             run_one = _Run(replace(scenario, policy=name), workload, seed, advance, len(compared))
-            compared.append(run_one(checks=checks, keep=keep))
+            compared.append(run_one(files, checks=checks))
     return compared
 
 
@@ -228,24 +227,25 @@ class _Run:
         self._advance = advance
         self._decided = done_runs * len(workload.rows)
 
-    def __call__(self, *, checks: bool, keep: bool) -> Compared:
+    def __call__(self, files: Written, *, checks: bool) -> Compared:
         from spillway.clock import MonotonicClock
         from spillway.sim.run import run
-        from spillway.wire.results import summarise
+        from spillway.wire.results import run_result
+        from spillway.wire.tally import Tally
 
-        clock = MonotonicClock()
+        clock, tally = MonotonicClock(), Tally(len(self.workload.rows))
         start_s = clock.now_s()
         output = run(
             self.scenario,
             self.workload.rows,
             self.seed,
             checks=checks,
-            on_decision=self._keep if keep else self._count,
+            on_decision=self._keep if files.keeps_decisions(self.scenario) else self._count,
+            on_record=tally.add,
+            keep_records=files.keeps_records(self.scenario),
         )
         wall_s = clock.now_s() - start_s
-        summary = summarise(
-            policy=output.policy, records=output.records, gaps=output.gaps, wall_s=wall_s
-        )
+        summary = run_result(tally, policy=output.policy, gaps=output.gaps, wall_s=wall_s)
         return Compared(output, summary, self.decisions)
 
     def _count(self, decided: LogDecision) -> None:
@@ -337,10 +337,11 @@ def run_config(scenario: Scenario, workload: Workload) -> dict[str, Any]:
 
 def _write_last(written: Written, last: Compared) -> None:
     from spillway.cli.output import note, write_bytes, write_records
-    from spillway.router.decision_log import encode_line
 
     name = last.run.policy
     if written.decisions is not None:
+        from spillway.router.decision_log import encode_line
+
         lines = [encode_line(log, name) for log in last.decisions]
         write_bytes(written.decisions, b"".join(lines))
         note(f"decisions of {name}: {written.decisions}")

@@ -6,8 +6,6 @@ CHANGELOG.md.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +14,9 @@ import msgspec
 from spillway.core.errors import InvariantViolation
 from spillway.stats import GapHistogram, percentile
 from spillway.wire.records import RequestRecord
+from spillway.wire.tally import Tally
 
 RESULTS_SCHEMA_VERSION = 1
-
-LATE_GAPS_MAX_PER_100 = 1  # of a request's token gaps, for tbt_99 and joint_99
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,9 +104,17 @@ def summarise(
     none got a token), never NaN, so that the result is always valid JSON. Raises
     InvariantViolation on a record with an outcome that is none of the four. O(n log n).
     """
-    outcomes = Counter(record.outcome for record in records)
+    tally = Tally(len(records))
+    for at, record in enumerate(records):
+        tally.add(at, record)
+    return run_result(tally, policy=policy, gaps=gaps, wall_s=wall_s)
+
+
+def run_result(tally: Tally, *, policy: str, gaps: GapHistogram, wall_s: float) -> RunResult:
+    """Return what `summarise` does, from records that were taken in one at a time."""
+    outcomes = dict(tally.outcomes)
     counts = RequestCounts(
-        arrived=len(records),
+        arrived=sum(outcomes.values()),
         finished=outcomes.pop("finished", 0),
         failed=outcomes.pop("failed", 0),
         rejected=outcomes.pop("rejected", 0),
@@ -117,21 +122,25 @@ def summarise(
     )
     if outcomes:
         raise InvariantViolation(f"a request cannot end as {sorted(outcomes)}")
-    gap_count = sum(record.gaps for record in records)
-    routes = Counter(record.route for record in records if record.route)
-    reasons = Counter(record.reason for record in records if record.reason)
+    routes, arrived = tally.routes, counts.arrived
     return RunResult(
         policy=policy,
         requests=counts,
-        ttft_s=_ttft_summary(records),
+        ttft_s=_ttft_summary(tally.ttfts_s()),
         tbt_s=TbtSummary(p50=gaps.quantile(0.50), p99=gaps.quantile(0.99), max=gaps.max_s),
-        late_tokens_frac=_share(sum(record.gaps_late for record in records), gap_count),
-        attainment=_attainment(records),
-        deflected_frac=_share(routes["deflected"], routes.total()),
-        kv_bytes_moved=sum(record.kv_bytes_moved for record in records),
-        ttft_parts_p95_s=_ttft_parts_p95_s(records),
+        late_tokens_frac=_share(tally.gaps_late, tally.gaps),
+        attainment=Attainment(
+            ttft=_share(tally.in_ttft, arrived),
+            tbt_mean=_share(tally.in_tbt_mean, arrived),
+            tbt_99=_share(tally.in_tbt_99, arrived),
+            joint_mean=_share(tally.in_joint_mean, arrived),
+            joint_99=_share(tally.in_joint_99, arrived),
+        ),
+        deflected_frac=_share(routes.get("deflected", 0), sum(routes.values())),
+        kv_bytes_moved=tally.kv_bytes_moved,
+        ttft_parts_p95_s=tally.parts_p95_s(),
         wall_s=wall_s,
-        reasons=dict(sorted(reasons.items())),
+        reasons=dict(sorted(tally.reasons.items())),
     )
 
 
@@ -139,8 +148,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _ttft_summary(records: Sequence[RequestRecord]) -> TtftSummary:
-    ttfts_s = sorted(record.ttft_s for record in records if record.ttft_s is not None)
+def _ttft_summary(ttfts_s: Sequence[float]) -> TtftSummary:
     if not ttfts_s:
         return TtftSummary(mean=0.0, p50=0.0, p95=0.0, p99=0.0)
     return TtftSummary(
@@ -149,49 +157,3 @@ def _ttft_summary(records: Sequence[RequestRecord]) -> TtftSummary:
         p95=percentile(ttfts_s, 0.95),
         p99=percentile(ttfts_s, 0.99),
     )
-
-
-def _attainment(records: Sequence[RequestRecord]) -> Attainment:
-    """A request with one token has no gap and so meets its TBT target."""
-    ttft = tbt_mean = tbt_99 = joint_mean = joint_99 = 0
-    for record in records:
-        if record.ttft_s is None or record.outcome == "failed":
-            continue
-        in_ttft = record.ttft_s <= record.slo_ttft_s
-        in_mean = record.gap_mean_s <= record.slo_tbt_s
-        in_99 = record.gaps_late * 100 <= record.gaps * LATE_GAPS_MAX_PER_100
-        ttft += in_ttft
-        tbt_mean += in_mean
-        tbt_99 += in_99
-        joint_mean += in_ttft and in_mean
-        joint_99 += in_ttft and in_99
-    arrived = len(records)
-    return Attainment(
-        ttft=_share(ttft, arrived),
-        tbt_mean=_share(tbt_mean, arrived),
-        tbt_99=_share(tbt_99, arrived),
-        joint_mean=_share(joint_mean, arrived),
-        joint_99=_share(joint_99, arrived),
-    )
-
-
-def _ttft_parts_p95_s(records: Sequence[RequestRecord]) -> dict[str, float]:
-    """With too few requests for one to lie between p93 and p97, the one next to p95 speaks."""
-    known = sorted(
-        (
-            (record.ttft_s, record.parts)
-            for record in records
-            if record.ttft_s is not None and record.parts is not None
-        ),
-        key=lambda pair: pair[0],
-    )
-    if not known:
-        return {}
-    ttfts_s = [ttft_s for ttft_s, _ in known]
-    first = bisect_left(ttfts_s, percentile(ttfts_s, 0.93))
-    end = bisect_right(ttfts_s, percentile(ttfts_s, 0.97))
-    if first == end:
-        first = round(0.95 * (len(known) - 1))
-        end = first + 1
-    band = [msgspec.structs.asdict(parts) for _, parts in known[first:end]]
-    return {name: sum(parts[name] for parts in band) / len(band) for name in band[0]}
