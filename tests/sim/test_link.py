@@ -21,12 +21,12 @@ def test_an_idle_link_takes_base_plus_bytes_over_rate() -> None:
 
 
 def test_a_slow_other_end_adds_its_latency_and_not_its_rate() -> None:
-    assert link().take(0.0, 10**8, SLOW).end_s == pytest.approx(0.01 + 0.2)
+    assert link().take(0.0, 10**8, SLOW)[1] == pytest.approx(0.01 + 0.2)
 
 
 def test_transfers_queue_first_in_first_out() -> None:
     egress = link()
-    first_s = egress.take(0.0, 10**8, FAST).end_s
+    first_s = egress.take(0.0, 10**8, FAST)[1]
     assert egress.take(0.1, 10**8, FAST) == pytest.approx((first_s, first_s + 0.202))
-    assert egress.take(10.0, 10**8, FAST).end_s == pytest.approx(10.202)
+    assert egress.take(10.0, 10**8, FAST)[1] == pytest.approx(10.202)
     assert (egress.transfers, egress.bytes_moved) == (3, 3 * 10**8)

@@ -48,7 +48,7 @@ def test_a_link_with_equal_transfers_is_m_d_1(load: float) -> None:
     rng, now_s, waited_s = stream(12, "arrivals"), 0.0, 0.0
     for _ in range(CUSTOMERS):
         now_s += rng.expovariate(load / service_s)
-        waited_s += link.take(now_s, kv_bytes, spec).begin_s - now_s
+        waited_s += link.take(now_s, kv_bytes, spec)[0] - now_s
     expected_s = load * service_s / (2 * (1 - load))
     assert waited_s / CUSTOMERS == pytest.approx(expected_s, rel=0.06)
 
@@ -72,7 +72,7 @@ def test_a_link_under_the_kernel_with_exponential_sizes_is_m_m_1() -> None:
     def arrive(left: int) -> None:
         change(1)
         kv_bytes = int(sizes.expovariate(services_per_s / rate))
-        done_s = link.take(kernel.now_s, kv_bytes, to).end_s
+        done_s = link.take(kernel.now_s, kv_bytes, to)[1]
         seen["spent_s"] += done_s - kernel.now_s
         kernel.at(done_s, change, -1)
         if left:

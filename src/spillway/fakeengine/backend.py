@@ -197,8 +197,8 @@ class Backend:
                 return 0
             kv_bytes = held_tokens * self.spec.profile.kv_bytes_per_token
             # Both ends are taken to be alike: the puller does not say how fast its own link is.
-            sending = self.link.take(self._clock.now_s(), kv_bytes, self.spec)
-            await self._clock.sleep_until(sending.end_s)
+            _, end_s = self.link.take(self._clock.now_s(), kv_bytes, self.spec)
+            await self._clock.sleep_until(end_s)
             return kv_bytes
         finally:
             self.pace.release_kv(request_id)

@@ -8,17 +8,8 @@ sends to others. `core.ttft` books transfers by the same law.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from spillway.core.ttft import link_end_s
 from spillway.core.types import NodeSpec
-
-
-class Passage(NamedTuple):
-    """When a transfer begins to use a link and when it is through."""
-
-    begin_s: float
-    end_s: float
 
 
 class Link:
@@ -35,10 +26,10 @@ class Link:
         self.bytes_moved = 0
         self.transfers = 0
 
-    def take(self, now_s: float, kv_bytes: int, other: NodeSpec) -> Passage:
-        """Queue a transfer from or to `other`."""
+    def take(self, now_s: float, kv_bytes: int, other: NodeSpec) -> tuple[float, float]:
+        """Queue a transfer from or to `other`; return when it begins and when it is through."""
         begin_s = self.free_s if self.free_s > now_s else now_s
         self.free_s = end_s = begin_s + link_end_s(self._spec, other, kv_bytes)
         self.bytes_moved += kv_bytes
         self.transfers += 1
-        return Passage(begin_s, end_s)
+        return begin_s, end_s

@@ -47,10 +47,10 @@ class Transfers:
         pulled = to.node.members[flight.request.request_id]
         kv_bytes = pulled.remaining_tokens * source.spec.profile.kv_bytes_per_token
         flight.kv_bytes_moved += kv_bytes
-        leaves = source.link.take(now_s, kv_bytes, to.spec)
-        transfer = Transfer(flight, flight.dispatch_id, source, to, kv_bytes, leaves.end_s)
-        if leaves.begin_s > now_s:
-            self._kernel.at(leaves.begin_s, self._enter, transfer)
+        begin_s, left_s = source.link.take(now_s, kv_bytes, to.spec)
+        transfer = Transfer(flight, flight.dispatch_id, source, to, kv_bytes, left_s)
+        if begin_s > now_s:
+            self._kernel.at(begin_s, self._enter, transfer)
         else:
             self._enter(transfer)
 
@@ -58,8 +58,8 @@ class Transfers:
         """The prefill node begins to send: the transfer joins the decode node's queue."""
         if transfer.holds:
             source, to = transfer.source, transfer.to
-            enters = to.link.take(self._kernel.now_s, transfer.kv_bytes, source.spec)
-            self._kernel.at(max(transfer.left_s, enters.end_s), self._arrive, transfer)
+            _, end_s = to.link.take(self._kernel.now_s, transfer.kv_bytes, source.spec)
+            self._kernel.at(max(transfer.left_s, end_s), self._arrive, transfer)
 
     def _arrive(self, transfer: Transfer) -> None:
         if transfer.holds:
