@@ -134,10 +134,10 @@ async def test_the_connection_of_a_broken_stream_is_closed(bench, deflect, body)
 
 
 async def test_an_event_that_is_cut_between_chunks_is_ended_first(bench, deflect, body) -> None:
-    handler = writing(SSE_HEAD, chunk(event(0)[:12]), then_die=True)
+    handler = writing(SSE_HEAD, chunk(event(0)), chunk(event(1)[:12]), then_die=True)
     _, answer = await relayed(bench, deflect, handler, body)
-    cut, error, rest = answer.body.split(b"\n\n")
-    assert (cut, rest) == (event(0)[:12], b"")
+    whole, cut, error, rest = answer.body.split(b"\n\n")
+    assert (whole + b"\n\n", cut, rest) == (event(0), event(1)[:12], b"")
     assert b"server_error" in error
 
 
