@@ -76,6 +76,9 @@ def test_no_engines_is_an_error_that_helps(spillway: Command) -> None:
         done = spillway("serve", *given)
         assert done.code == 2
         assert "which engines?" in done.err
+        assert [f"--{role}" for role in ("prefill", "decode") if f"--{role}" not in given] == [
+            word for word in done.err.split(" URL missing")[0].split() if word.startswith("--")
+        ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_no_engines_is_an_error_that_helps(spillway: Command) -> None:
     [
         (("--policy", "nope"), "--policy: policy 'nope'"),
         (("--profile", "nope"), "--profile"),
-        (("--tbt-margin", "1.5"), "tbt_margin_frac"),
+        (("--tbt-margin", "1.5"), "--tbt-margin"),
         (("--slo-tbt-s", "-1"), "--slo-tbt-s"),
         (("--port", "70000"), "--port"),
         (("--decode", "10.0.0.1:8000"), "--decode"),

@@ -162,7 +162,7 @@ def test_a_bad_flag_is_told_before_anything_is_written(
         (("--node", "d7=bias:2"), "no node 'd7'"),
         (("--node", "d1=bias:2", "--node", "d1=seqs_max:4"), "names one node twice"),
         (("--drift", "-2"), "drift_frac is -2.0"),
-        (("--report-loss", "2"), "loss_frac is 2"),
+        (("--report-loss", "2"), "--report-loss 2.0"),
     ],
 )
 def test_a_difference_without_sense_is_one_line(

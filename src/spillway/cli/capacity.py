@@ -156,7 +156,8 @@ def _print(found: dict[str, list[Sized]], wanted_frac: float, nodes_max: int) ->
     from spillway.report.grid import print_grid
     from spillway.report.sizes import sizes_table, sizes_text
 
-    print_grid(sizes_table(found), sys.stdout)
+    if any(found.values()):
+        print_grid(sizes_table(found), sys.stdout)
     for line in sizes_text(found, wanted_frac, nodes_max):
         typer.echo(line)
 

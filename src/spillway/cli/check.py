@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spillway.cli import options
+from spillway.cli import options, routeroptions
 from spillway.cli.serve import NodeFlags, build_config
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ TryPairs = Annotated[
 
 
 def check(
-    prefill: options.PrefillUrls = None,
-    decode: options.DecodeUrls = None,
-    config: options.ConfigFile = None,
-    profile: options.NodeProfile = None,
-    decode_chunk_tokens: options.StockChunkTokens = None,
-    kv_capacity_tokens: options.KvCapacity = None,
-    tbt_margin: options.RouterTbtMargin = None,
-    slo_tbt_s: options.RouterSloTbt = None,
+    prefill: routeroptions.PrefillUrls = None,
+    decode: routeroptions.DecodeUrls = None,
+    config: routeroptions.ConfigFile = None,
+    profile: routeroptions.NodeProfile = None,
+    decode_chunk_tokens: routeroptions.StockChunkTokens = None,
+    kv_capacity_tokens: routeroptions.KvCapacity = None,
+    tbt_margin: routeroptions.RouterTbtMargin = None,
+    slo_tbt_s: routeroptions.RouterSloTbt = None,
     streams: Streams = 32,
     context_tokens: ContextTokens = 2000,
     prompt_tokens: PromptTokens = 8000,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from spillway.cli.options import CLUSTER, WORKLOAD
+from spillway.cli.values import not_negative, share
 
 ClosedLoop = Annotated[
     bool,
@@ -41,6 +42,7 @@ ReportDelay = Annotated[
     typer.Option(
         "--report-delay-s",
         metavar="S",
+        callback=not_negative,
         help="How long a report is on its way.",
         rich_help_panel=CLUSTER,
     ),
@@ -50,6 +52,7 @@ ReportLoss = Annotated[
     typer.Option(
         "--report-loss",
         metavar="FRAC",
+        callback=share,
         help="Share of the reports that never arrive; 0.1 is 10 %.",
         rich_help_panel=CLUSTER,
     ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spillway.cli.options import DEFAULT_SEED
+from spillway.cli.values import picture, writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,11 +28,15 @@ TIME_UNITS = (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9), ("ps", 1e12))
 SampleFileName = Annotated[
     Path, typer.Argument(metavar="FILE", help="What spillway profile wrote.", show_default=False)
 ]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the profile goes.")]
+Out = Annotated[
+    Path, typer.Option(metavar="FILE", callback=writable, help="Where the profile goes.")
+]
 Plot = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Where the plot goes: .png, .svg or .pdf. Default: beside the profile."
+        metavar="FILE",
+        callback=picture,
+        help="Where the plot goes: .png, .svg or .pdf. Default: beside the profile.",
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="The profile's name. Default: that of its file.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spillway.wire.profile import DEFAULT_PROFILE
+from spillway.cli.values import fraction, not_negative, picture, positive, writable
 
 DEFAULT_SEED = 1
 DEFAULT_CLUSTER = "2p2d"
@@ -17,8 +17,6 @@ WORKLOAD = "Workload"
 TARGETS = "Targets"
 CLUSTER = "Cluster"
 OUTPUT = "Output"
-NODES = "Nodes"
-DECISIONS = "Decisions"
 LISTEN = "Listen"
 
 Trace = Annotated[
@@ -58,6 +56,7 @@ Rate = Annotated[
     typer.Option(
         "--rate",
         metavar="PER_S",
+        callback=positive,
         help="Requests per second of a drawn workload. Default: the family's own.",
         rich_help_panel=WORKLOAD,
     ),
@@ -67,6 +66,7 @@ Duration = Annotated[
     typer.Option(
         "--duration-s",
         metavar="S",
+        callback=positive,
         help="Length of a drawn workload.",
         rich_help_panel=WORKLOAD,
     ),
@@ -89,6 +89,7 @@ SpeedUp = Annotated[
     typer.Option(
         "--speed-up",
         metavar="FACTOR",
+        callback=positive,
         help="Let requests arrive so many times as fast.",
         rich_help_panel=WORKLOAD,
     ),
@@ -145,6 +146,7 @@ Bias = Annotated[
     typer.Option(
         "--bias",
         metavar="FACTOR",
+        callback=positive,
         help="Let steps really take so many times what the profile says.",
         rich_help_panel=CLUSTER,
     ),
@@ -154,6 +156,7 @@ Noise = Annotated[
     typer.Option(
         "--noise",
         metavar="FRAC",
+        callback=not_negative,
         help="Spread of the real step times around that; 0.1 is 10 %.",
         rich_help_panel=CLUSTER,
     ),
@@ -163,6 +166,7 @@ ReportPeriod = Annotated[
     typer.Option(
         "--report-period-s",
         metavar="S",
+        callback=not_negative,
         help="How often nodes report their state; 0 for engines that never do.",
         rich_help_panel=CLUSTER,
     ),
@@ -183,6 +187,7 @@ TbtMargin = Annotated[
     typer.Option(
         "--tbt-margin",
         metavar="FRAC",
+        callback=fraction,
         help="The share of a TBT target that a step with prefill may take; the rest is for "
         "what steps cost beside the GPU.",
         rich_help_panel=TARGETS,
@@ -193,6 +198,7 @@ SloTtft = Annotated[
     typer.Option(
         "--slo-ttft-s",
         metavar="S",
+        callback=positive,
         help="Target: time to first token.",
         rich_help_panel=TARGETS,
     ),
@@ -202,6 +208,7 @@ SloTbt = Annotated[
     typer.Option(
         "--slo-tbt-s",
         metavar="S",
+        callback=positive,
         help="Target: time between two tokens of a stream.",
         rich_help_panel=TARGETS,
     ),
@@ -211,6 +218,7 @@ Json = Annotated[
     typer.Option(
         "--json",
         metavar="FILE",
+        callback=writable,
         help="Write the figures as JSON (docs/results.md).",
         rich_help_panel=OUTPUT,
     ),
@@ -220,6 +228,7 @@ Records = Annotated[
     typer.Option(
         "--records",
         metavar="FILE",
+        callback=writable,
         help="Write one JSON line per request.",
         rich_help_panel=OUTPUT,
     ),
@@ -229,6 +238,7 @@ Html = Annotated[
     typer.Option(
         "--html",
         metavar="FILE",
+        callback=writable,
         help="Write a report with plots, in one file without links.",
         rich_help_panel=OUTPUT,
     ),
@@ -238,6 +248,7 @@ Figure = Annotated[
     typer.Option(
         "--figure",
         metavar="FILE",
+        callback=picture,
         help="Write one plot, first tokens beside token gaps, as .svg, .png or .pdf.",
         rich_help_panel=OUTPUT,
     ),
@@ -247,140 +258,17 @@ Decisions = Annotated[
     typer.Option(
         "--decisions",
         metavar="FILE",
+        callback=writable,
         help="Write every decision of the last policy, for: spillway explain ID --log FILE.",
         rich_help_panel=OUTPUT,
     ),
 ]
-# --- for the router, where a configuration file may say the same: None means "not given" ------
-
-PrefillUrls = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prefill", metavar="URL", help="A prefill node; repeat for more.", rich_help_panel=NODES
-    ),
-]
-DecodeUrls = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--decode", metavar="URL", help="A decode node; repeat for more.", rich_help_panel=NODES
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="A YAML file instead of node flags; see examples/cluster.yaml.",
-        rich_help_panel=NODES,
-    ),
-]
-NodeProfile = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        metavar="NAME|FILE",
-        help="Latency profile of the nodes. See: spillway profiles.",
-        show_default=DEFAULT_PROFILE,
-        rich_help_panel=NODES,
-    ),
-]
-KvCapacity = Annotated[
-    int | None,
-    typer.Option(
-        "--kv-capacity-tokens",
-        metavar="N",
-        min=0,
-        help="KV room of a node. vLLM logs it at start-up as 'GPU KV cache size'. "
-        "Default: the profile's. 0 is unknown and forbids deflection.",
-        rich_help_panel=NODES,
-    ),
-]
-StockChunkTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--decode-chunk-tokens",
-        metavar="N",
-        min=1,
-        help="Decode nodes are stock vLLM started with --max-num-batched-tokens N: needed for "
-        "deflection to engines that send no reports.",
-        rich_help_panel=NODES,
-    ),
-]
-RouterPolicy = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        metavar="NAME",
-        help="How to decide where a prompt runs. See: spillway policies.",
-        show_default="headroom",
-        rich_help_panel=DECISIONS,
-    ),
-]
-RouterSloTtft = Annotated[
-    float | None,
-    typer.Option(
-        "--slo-ttft-s",
-        metavar="S",
-        help="Target for requests that bring none: time to first token.",
-        show_default="1.0",
-        rich_help_panel=DECISIONS,
-    ),
-]
-RouterSloTbt = Annotated[
-    float | None,
-    typer.Option(
-        "--slo-tbt-s",
-        metavar="S",
-        help="The same: time between two tokens of a stream.",
-        show_default="0.06",
-        rich_help_panel=DECISIONS,
-    ),
-]
-RouterTbtMargin = Annotated[
-    float | None,
-    typer.Option(
-        "--tbt-margin",
-        metavar="FRAC",
-        help="The share of a TBT target that a step with a deflected chunk may take; the rest "
-        "is for what steps cost beside the GPU.",
-        show_default="0.9",
-        rich_help_panel=NODES,
-    ),
-]
-DecisionLog = Annotated[
-    Path | None,
-    typer.Option(
-        "--decision-log",
-        metavar="FILE",
-        help="Append every decision, with the state it was made on, for: spillway explain.",
-        rich_help_panel=DECISIONS,
-    ),
-]
-
 # --- for whatever listens ----------------------------------------------------------------------
 
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.", rich_help_panel=LISTEN)]
 Port = Annotated[
     int,
     typer.Option("--port", help="Port to listen on; 0 takes a free one.", rich_help_panel=LISTEN),
-]
-RouterHost = Annotated[
-    str | None,
-    typer.Option(
-        "--host",
-        help="Address to listen on.",
-        show_default="127.0.0.1",
-        rich_help_panel=LISTEN,
-    ),
-]
-RouterPort = Annotated[
-    int | None,
-    typer.Option(
-        "--port",
-        help="Port to listen on; 0 takes a free one.",
-        show_default="8000",
-        rich_help_panel=LISTEN,
-    ),
 ]
 EndWithParent = Annotated[
     bool,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from spillway.cli import options, shadowing
+from spillway.cli import options, routeroptions, shadowing
 
 if TYPE_CHECKING:
     from spillway.router.app import Server
@@ -31,20 +31,20 @@ AsWorker = Annotated[bool, typer.Option("--as-worker", hidden=True, help="Be one
 
 
 def serve(
-    prefill: options.PrefillUrls = None,
-    decode: options.DecodeUrls = None,
-    config: options.ConfigFile = None,
-    profile: options.NodeProfile = None,
-    decode_chunk_tokens: options.StockChunkTokens = None,
-    kv_capacity_tokens: options.KvCapacity = None,
-    tbt_margin: options.RouterTbtMargin = None,
-    policy: options.RouterPolicy = None,
+    prefill: routeroptions.PrefillUrls = None,
+    decode: routeroptions.DecodeUrls = None,
+    config: routeroptions.ConfigFile = None,
+    profile: routeroptions.NodeProfile = None,
+    decode_chunk_tokens: routeroptions.StockChunkTokens = None,
+    kv_capacity_tokens: routeroptions.KvCapacity = None,
+    tbt_margin: routeroptions.RouterTbtMargin = None,
+    policy: routeroptions.RouterPolicy = None,
     shadow: shadowing.Shadow = None,
-    slo_ttft_s: options.RouterSloTtft = None,
-    slo_tbt_s: options.RouterSloTbt = None,
-    decision_log: options.DecisionLog = None,
-    host: options.RouterHost = None,
-    port: options.RouterPort = None,
+    slo_ttft_s: routeroptions.RouterSloTtft = None,
+    slo_tbt_s: routeroptions.RouterSloTbt = None,
+    decision_log: routeroptions.DecisionLog = None,
+    host: routeroptions.RouterHost = None,
+    port: routeroptions.RouterPort = None,
     workers: Workers = None,
     as_worker: AsWorker = False,
     end_with_parent: options.EndWithParent = False,
@@ -143,8 +143,9 @@ def _from_flags(
     from spillway.wire.config import config_from_flags
 
     if not (nodes.prefill and nodes.decode):
+        missing = [flag for flag in ("prefill", "decode") if not getattr(nodes, flag)]
         raise ConfigError(
-            "which engines? give --prefill URL and --decode URL, or --config FILE; "
+            f"which engines? --{' and --'.join(missing)} URL missing; give both, or --config FILE; "
             "to try it without engines: spillway up"
         )
     given = {
@@ -195,7 +196,7 @@ def _say_all_ready(config: ClusterConfig, crew: Supervisor) -> None:
     settings = crew.settings
     note(
         f"{crew.workers_wanted} workers of {config.policy.name}; all of them can be seen at "
-        f"http://{settings.admin_host}:{crew.admin_port}/metrics; Ctrl-C stops them"
+        f"http://{settings.admin_host}:{crew.admin_port}/dashboard; Ctrl-C stops them"
     )
     print_ready("router", f"http://{settings.host}:{crew.port}")
 
@@ -207,8 +208,11 @@ def _say_ready(config: ClusterConfig, server: Server) -> None:
     shadow = config.shadow
     roles = Counter(node.spec.role.value for node in server.fleet.nodes.values())
     looking_on = f", {shadow.text()} looking on" if shadow is not None else ""
+    settings, own_port = server.settings, server.admin_port
+    address = f"{settings.host}:{server.port}"
+    watched = address if own_port is None else f"{settings.admin_host}:{own_port.port}"
     note(
         f"{config.policy.name} over {roles['prefill']} prefill and {roles['decode']} decode "
-        f"nodes{looking_on}; targets and nodes can be seen at /metrics; Ctrl-C stops it"
+        f"nodes{looking_on}; watch it at http://{watched}/dashboard; Ctrl-C stops it"
     )
-    print_ready("router", f"http://{server.settings.host}:{server.port}")
+    print_ready("router", f"http://{address}")

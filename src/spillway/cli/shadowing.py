@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spillway.cli import options
+from spillway.cli import routeroptions
 
 Shadow = Annotated[
     str | None,
@@ -16,7 +16,7 @@ Shadow = Annotated[
         metavar="NAME",
         help="A second policy that decides every request too, and routes none: what it would have "
         "done is logged, counted and reported.",
-        rich_help_panel=options.DECISIONS,
+        rich_help_panel=routeroptions.DECISIONS,
     ),
 ]
 Happened = Annotated[

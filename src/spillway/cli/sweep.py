@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from spillway.cli import options
+from spillway.cli.values import writable
 
 if TYPE_CHECKING:
     from spillway.sim.farm import Farm
@@ -31,6 +32,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         metavar="FILE",
+        callback=writable,
         help="Where the table goes, as Parquet. Default: build/, by the matrix's name.",
         rich_help_panel=options.OUTPUT,
     ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spillway.cli import options
+from spillway.cli.values import picture
 
 if TYPE_CHECKING:
     from spillway.cli.rows import Workload
@@ -27,6 +28,7 @@ PlotFile = Annotated[
     typer.Option(
         "--plot",
         metavar="FILE",
+        callback=picture,
         help="Draw arrivals and lengths, as .svg, .png or .pdf.",
         rich_help_panel=options.OUTPUT,
     ),

@@ -159,5 +159,5 @@ Put it under load, then ask why a prompt was deflected:
   spillway load --url {url} --synthetic burst --duration-s 20
   spillway explain --url {url}
 
-Look inside: {url}/metrics, {url}/debug/decisions
+Watch it: {url}/dashboard (and /metrics, /debug/decisions)
 Kill an engine by its pid and see its traffic move. Ctrl-C stops everything."""
