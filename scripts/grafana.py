@@ -58,7 +58,7 @@ TRAFFIC = (
         "percentunit",
         (
             (
-                f'sum(rate(spillway_requests_total{{route="deflected"}}{RATE})) '
+                f'(sum(rate(spillway_requests_total{{route="deflected"}}{RATE})) or vector(0)) '
                 f"/ sum(rate(spillway_requests_total{RATE}))",
                 "deflected",
             ),
@@ -110,7 +110,8 @@ LATENCY = (
         "percentunit",
         (
             (
-                f"sum by (route) (rate(spillway_stream_gaps_late_total{RATE})) "
+                f"(sum by (route) (rate(spillway_stream_gaps_late_total{RATE})) "
+                f"or 0 * sum by (route) (rate(spillway_stream_gap_seconds_count{RATE}))) "
                 f"/ sum by (route) (rate(spillway_stream_gap_seconds_count{RATE}))",
                 "{{route}}",
             ),
@@ -277,6 +278,7 @@ OPERATION = (
         (
             (f"sum(rate(spillway_policy_failures_total{RATE}))", "decisions by the fall-back"),
             (f"sum(rate(spillway_events_ignored_total{RATE}))", "facts that came too late"),
+            (f"sum(rate(spillway_loop_stalled_seconds_total{RATE}))", "s/s the loop stood still"),
         ),
     ),
 )
