@@ -40,16 +40,22 @@ class Wire:
         self._report_line = f"GET {report_path}".encode()
         self._draw = draw
         self._server: asyncio.Server | None = None
+        self._passing: set[asyncio.Task[None]] = set()
 
     async def up(self) -> None:
         """Listen. Raises OSError if somebody else does."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port)
 
     def down(self) -> None:
         """Refuse connections; those that are open end with their engine."""
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def _take(self, near: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._connected(near, to))
+        self._passing.add(task)  # a loop alone keeps no task alive
+        task.add_done_callback(self._passing.discard)
 
     async def _connected(self, near: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         try:

@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import struct
 import sys
@@ -38,6 +39,7 @@ SERVED_FRAC_MIN = 0.999
 MODEL = "fake-llama"
 NAMES = ("p0", "p1", "d0", "d1")
 OUTPUT_TOKENS = 20
+PROMPT_TOKENS_MAX = 4_000  # a quarter of it on average: two prefill nodes are half busy at 10/s
 KV_TOKENS = 20_000
 FILL_TOKENS = 8_000  # three of these do not fit, so that whoever comes later waits
 CLOCK_STEP_S_MAX = 7200
@@ -188,12 +190,14 @@ async def chaos(asked: argparse.Namespace) -> dict[str, Any]:
         await faults_in_turn(engines, asked, ends)
         await sending
         left = await left_behind(session, url)
+        routes = await routes_taken(session, url)
     lost = ends["lost_mid_stream"] + ends["cut_mid_stream"]
     owed = sum(ends.values()) - lost
     never = sum(ends[end] for end in NEVER)
     return {
         "requests": sum(ends.values()),
         "ends": dict(sorted(ends.items())),
+        "routes": routes,
         "faults": dict(sorted(engines.said.items())),
         "served_frac": round(ends["finished"] / max(1, owed), 5),
         "left_behind": left,
@@ -235,6 +239,17 @@ async def left_behind(session: aiohttp.ClientSession, url: str) -> dict[str, int
         await asyncio.sleep(0.5)
 
 
+async def routes_taken(session: aiohttp.ClientSession, url: str) -> dict[str, int]:
+    """Return how many requests that finished went which way, as the router counts them."""
+    counted: Counter[str] = Counter()
+    async with session.get(f"{url}/metrics") as answer:
+        for line in (await answer.text()).splitlines():
+            found = re.match(r'spillway_requests_total\{.*route="(\w+)".*\} (\d+)', line)
+            if found and 'outcome="finished"' in line:
+                counted[found[1]] += int(found[2])
+    return dict(sorted(counted.items()))
+
+
 async def send_all(
     session: aiohttp.ClientSession,
     url: str,
@@ -260,7 +275,8 @@ async def one_request(session: aiohttp.ClientSession, url: str, number: int, cha
     wrong: a token was not the right one.  unclear: an error that says not what to do.
     broken: no answer, or an end before the first token that no error explains.
     """
-    prompt = [1000 + (number * 7919 + at) % 30_000 for at in range(20 + int(1500 * chance**3))]
+    prompt_tokens = 20 + int(PROMPT_TOKENS_MAX * chance**3)
+    prompt = [1000 + (number * 7919 + at) % 30_000 for at in range(prompt_tokens)]
     whole = [expected_token(prompt_digest(prompt), at) for at in range(OUTPUT_TOKENS)]
     stream = number % 4 != 0
     body = {"model": MODEL, "prompt": prompt, "max_tokens": len(whole), "stream": stream}
