@@ -279,6 +279,7 @@ OPERATION = (
             (f"sum(rate(spillway_policy_failures_total{RATE}))", "decisions by the fall-back"),
             (f"sum(rate(spillway_events_ignored_total{RATE}))", "facts that came too late"),
             (f"sum(rate(spillway_loop_stalled_seconds_total{RATE}))", "s/s the loop stood still"),
+            (f"sum(rate(spillway_loop_stalls_total{RATE}))", "times that it did"),
         ),
     ),
 )

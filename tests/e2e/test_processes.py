@@ -59,8 +59,11 @@ class Process:
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; return the exit code and what was said on stderr."""
-        self._process.send_signal(number)
+        self.send(number)
         return await self.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     async def wait(self) -> tuple[int, str]:
         stderr = self._process.stderr

@@ -51,7 +51,7 @@ from spillway.router.shell import Shell
 pytestmark = pytest.mark.slow
 
 STREAM = ResponseHead(200, [b"content-type: text/event-stream\r\n"], Framing.CHUNKED, b"", True)
-FIRST_EVENT = b'10\r\ndata: {"choices"\r\n'  # enough of it to tell that it is no failure
+FIRST_EVENT = b'16\r\ndata: {"choices":[]}\n\n\r\n'
 JSON_ANSWER = ResponseHead(200, [], Framing.LENGTH, b"", False)
 HANDOVER = (
     b'{"kv_transfer_params":{"do_remote_prefill":true,"do_remote_decode":false,"remote_port":5600,'

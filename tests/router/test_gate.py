@@ -106,6 +106,22 @@ async def test_who_waits_for_too_long_is_refused_with_503(bench, body, deflect, 
     assert (await first.answer()).status == 200
 
 
+async def test_what_our_own_loop_stood_still_is_no_part_of_a_wait(
+    bench, body, deflect, until
+) -> None:
+    held, server = await gated(bench, deflect, {"default": Queueing(wait_s_max=0.1)})
+    first = await ask(bench, server, body, "first")
+    await until(lambda: held.order)
+    second = await ask(bench, server, body, "second")
+    await until(lambda: len(server.shell.live) == 2)
+    server.shell.heartbeat._lost_s += 100.0
+    await asyncio.sleep(0.2)
+    held.go_on.release()
+    held.go_on.release()
+    answers = [await first.answer(), await second.answer()]
+    assert [answer.status for answer in answers] == [200, 200]
+
+
 async def test_who_leaves_the_queue_is_not_served(bench, body, deflect, until) -> None:
     held, server = await gated(bench, deflect)
     first = await ask(bench, server, body, "first")

@@ -10,10 +10,11 @@ from threading import Thread
 
 import pytest
 
+from spillway.clock import ManualClock
 from spillway.core.errors import ConfigError
 from spillway.router.fetch import Fetch
 from spillway.router.http_client import Fault
-from spillway.router.pool import NodePool
+from spillway.router.pool import CLOCK, NodePool
 from spillway.router.settings import RouterSettings
 
 
@@ -33,9 +34,9 @@ class Kept(Fetch):
 async def pool_of(bench):
     pools = []
 
-    async def make(url=None, **settings):
+    async def make(url=None, clock=CLOCK, **settings):
         node = await bench.node("d0")
-        pool = NodePool("d0", url or node.url, RouterSettings(**settings))
+        pool = NodePool("d0", url or node.url, RouterSettings(**settings), clock=clock)
         pools.append(pool)
         return node, pool
 
@@ -78,9 +79,11 @@ async def test_the_last_connection_returned_is_the_first_taken(pool_of, until) -
 
 
 async def test_no_connection_is_idle_for_longer_than_its_time(pool_of, until) -> None:
-    _, pool = await pool_of(upstream_idle_s=4.0, sweep_s=1.0)
+    clock = ManualClock(10.0)
+    _, pool = await pool_of(clock=clock, upstream_idle_s=4.0, sweep_s=1.0)
     pool.sweep(10.0)
     await ask(pool, until, 2)  # both count as idle from 10.0
+    clock.advance(1.0)
     pool.sweep(11.0)
     await ask(pool, until)  # renews one of them
     pool.sweep(12.9)  # the next sweep may come at 13.9, before either is past its time
@@ -89,6 +92,22 @@ async def test_no_connection_is_idle_for_longer_than_its_time(pool_of, until) ->
     assert pool.idle_conns == 1
     pool.sweep(14.1)
     assert pool.idle_conns == 0
+
+
+async def test_a_connection_that_no_sweep_has_looked_at_for_too_long_is_not_used(
+    pool_of, until
+) -> None:
+    """Our own loop stood still: the engine has closed it, and the news waits in a socket."""
+    clock = ManualClock(10.0)
+    _, pool = await pool_of(clock=clock, upstream_idle_s=4.0, sweep_s=1.0)
+    pool.sweep(10.0)
+    await ask(pool, until, 2)
+    clock.advance(2.5)
+    await ask(pool, until)
+    assert (pool.opened, pool.reused) == (2, 1), "late, and not too old"
+    clock.advance(3.0)
+    await ask(pool, until)
+    assert (pool.opened, pool.reused, pool.idle_conns) == (3, 1, 1)
 
 
 async def test_only_so_many_idle_connections_are_kept(pool_of, until) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from spillway.clock import ManualClock
+from spillway.router.heartbeat import BEAT_S, Heartbeat
 from spillway.router.settings import RouterSettings
 from spillway.router.strain import NodeGaps, StrainWatch, StreamGaps
 
@@ -22,7 +23,7 @@ def count(watch: StrainWatch, gaps: int, late_gaps: int) -> None:
 def test_a_stream_is_timed_read_by_read_and_passed_on() -> None:
     clock, node = ManualClock(), NodeGaps()
     written: list[bytes] = []
-    stream = StreamGaps(written.append, clock, node, 0.06)
+    stream = StreamGaps(written.append, clock, node, 0.06, Heartbeat(clock))
     for gap_s in (0.01, 0.07, 0.05, 0.5):
         clock.advance(gap_s)
         stream(b"t")
@@ -32,13 +33,30 @@ def test_a_stream_is_timed_read_by_read_and_passed_on() -> None:
 
 def test_a_gap_that_the_client_made_is_not_the_nodes() -> None:
     clock, node = ManualClock(), NodeGaps()
-    stream = StreamGaps(lambda data: None, clock, node, 0.06)
+    stream = StreamGaps(lambda data: None, clock, node, 0.06, Heartbeat(clock))
     clock.advance(30.0)
     stream.skip()
     stream(b"t")
     clock.advance(0.01)
     stream(b"t")
     assert (node.gaps, node.late_gaps) == (2, 0)
+
+
+def test_a_gap_in_which_our_own_loop_stood_still_is_not_the_nodes() -> None:
+    clock, node = ManualClock(), NodeGaps()
+    heartbeat = Heartbeat(clock)
+    stream = StreamGaps(lambda data: None, clock, node, 0.06, heartbeat)
+    heartbeat.beat()
+    clock.advance(4.0)
+    stream(b"t")  # before the beat that says so
+    heartbeat.beat()
+    stream(b"t")
+    assert (node.gaps, node.late_gaps) == (2, 0)
+    for _ in range(2):
+        clock.advance(BEAT_S)
+        heartbeat.beat()
+    stream(b"t")
+    assert (node.gaps, node.late_gaps) == (3, 1)
 
 
 def test_few_gaps_are_kept_until_there_are_enough() -> None:

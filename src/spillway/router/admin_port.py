@@ -61,12 +61,6 @@ class AdminPort:
     def on_bad_request(self, status: int) -> None:
         self._shell.metrics.bad_requests[status] += 1
 
-    def sweep(self, now_s: float) -> None:
-        """Give up on connections that are past their time."""
-        self.now_s = now_s
-        for conn in [conn for conn in self.connections if conn.deadline_s < now_s]:
-            conn.expire()
-
     def _answer(self, request: Request, path: str, query: str) -> Page:
         method = request.method
         if method == b"GET" and path in OPEN_PAGES:

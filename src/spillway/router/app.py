@@ -26,6 +26,7 @@ from spillway.router.discovery import Discovery
 from spillway.router.fleet import Fleet
 from spillway.router.gate import Gate, Queueing
 from spillway.router.health import HealthWatch
+from spillway.router.heartbeat import BEAT_S
 from spillway.router.http_server import ClientConnection, Front, Request
 from spillway.router.intake import Intake
 from spillway.router.otlp import SpanExport
@@ -33,6 +34,7 @@ from spillway.router.pool import NodePool
 from spillway.router.reload import Reloader
 from spillway.router.settings import Classes, RouterSettings
 from spillway.router.shell import Shell
+from spillway.router.sweep import Sweep
 from spillway.router.tls import server_context
 from spillway.router.tracing import Tracer
 from spillway.wire.config import DEFAULT_CLASS, ClassConfig, ClusterConfig, Node
@@ -89,6 +91,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._reloader: Reloader | None = None
         self._discovering: asyncio.Task[None] | None = None
+        self._sweep: Sweep | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._log_writers: list[asyncio.Task[None]] = []
         self._spans: SpanExport | None = None
@@ -106,8 +109,11 @@ class Server:
         for file in (self.shell.decisions.file, self.shell.log.file):
             writing = file.write_forever(self.shell.clock)
             self._log_writers.append(self._loop.create_task(writing))
-        self._sweep()
-        self._every("sweep", settings.sweep_s, self._sweep)
+        fronts = (self,) if self.admin_port is None else (self, self.admin_port)
+        self._sweep = Sweep(self.shell, fronts, self.intake, self.fleet)
+        self.shell.heartbeat.beat()
+        self._every("heartbeat", BEAT_S, self.shell.heartbeat.beat)
+        self._every("sweep", settings.sweep_s, self._sweep.look)
         self._every("health", settings.health_interval_s, self.health.check)
         self.health.check()
         self.intake.open()
@@ -150,6 +156,8 @@ class Server:
             await asyncio.sleep(DRAIN_POLL_S)
         for timer in self._timers.values():
             timer.cancel()
+        if self._sweep is not None:
+            self._sweep.close()
         if self._discovering is not None:
             self._discovering.cancel()
         if self._reloader is not None:
@@ -266,18 +274,6 @@ class Server:
         wait_s = max(0.0, at_s - self.shell.clock.now_s())
         self._timers["dispatcher"] = self._loop.call_later(wait_s, self.shell.tell, TimerFired())
 
-    def _sweep(self) -> None:
-        now_s = self.now_s = self.shell.clock.now_s()
-        for conn in [conn for conn in self.connections if conn.deadline_s < now_s]:
-            conn.expire()
-        for pool in self.shell.pools.values():
-            pool.sweep(now_s)
-        self.shell.sweep(now_s)
-        self.intake.sweep(now_s)
-        self.fleet.sweep()
-        if self.admin_port is not None:
-            self.admin_port.sweep(now_s)
-
     def _break(self, violation: InvariantViolation) -> None:
         if not self.broken.done():
             self.broken.set_result(violation)
@@ -308,7 +304,9 @@ async def serve(
     )
     log.file.check("decision_log_path")
     dispatcher = Dispatcher(policy, specs, limits, record_views=log.wants_views)
-    pools = {spec.node_id: NodePool(spec.node_id, url, settings) for spec, url, _ in known}
+    pools = {
+        spec.node_id: NodePool(spec.node_id, url, settings, clock=clock) for spec, url, _ in known
+    }
     shell = Shell(dispatcher, pools, classes, settings, clock, log)
     shell.log.file.check("log_path")
     server = Server(shell, known, share_port=share_port)

@@ -139,4 +139,5 @@ class Fleet:
             raise ConfigError(f"there is no node {node_id[:128]!r}; there are: {known}")
 
     def _pool(self, node: Node) -> NodePool:
-        return NodePool(node.spec.node_id, node.url, self._shell.settings)
+        shell = self._shell
+        return NodePool(node.spec.node_id, node.url, shell.settings, clock=shell.clock)

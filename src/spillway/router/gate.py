@@ -79,6 +79,7 @@ class Gate:
         by_priority = sorted(queues.items(), key=lambda item: -item[1].priority)
         self._lines = {name: _Line(queueing) for name, queueing in by_priority}
         self._places: dict[RequestId, str] = {}  # who waits, and as which client
+        self._until_s: dict[RequestId, float] = {}  # and for how long
         self._is_pumping = False
         self.refused: Counter[tuple[str, str]] = Counter()
 
@@ -96,7 +97,9 @@ class Gate:
             self.refused[exchange.view.class_name, QUEUE_FULL] += 1
             raise RequestError("too many requests of this class are waiting", status=429)
         line.add(exchange, client)
-        self._places[exchange.view.request_id] = client
+        view = exchange.view
+        self._places[view.request_id] = client
+        self._until_s[view.request_id] = view.arrival_s + line.queueing.wait_s_max
         self._pump_soon()
         return True
 
@@ -104,17 +107,22 @@ class Gate:
         """A request is over, whether it ran or waited; another may have room now."""
         client = self._places.pop(exchange.view.request_id, None)
         if client is not None:
+            del self._until_s[exchange.view.request_id]
             self._line(exchange.view.class_name).drop(exchange, client)
         if self._places:
             self._pump_soon()
+
+    def excuse(self, lost_s: float) -> None:
+        """Let everybody wait for longer: our own loop stood still, and nobody could move on."""
+        for request_id in self._until_s:
+            self._until_s[request_id] += lost_s
 
     def sweep(self, now_s: float) -> None:
         """Give up on requests that have waited for too long."""
         for request_id in list(self._places):
             exchange = self._starter.live[request_id]
             view = exchange.view
-            wait_s_max = self._line(view.class_name).queueing.wait_s_max
-            if now_s - view.arrival_s > wait_s_max or now_s > view.deadline_s:
+            if now_s > self._until_s[request_id] or now_s > view.deadline_s:
                 self.refused[view.class_name, WAITED_TOO_LONG] += 1
                 self._starter.give_up(exchange, WAITED_TOO_LONG)
 
@@ -134,4 +142,5 @@ class Gate:
             while line.count and len(self._starter.live) - len(self._places) < self._running_max:
                 exchange = line.take()
                 del self._places[exchange.view.request_id]
+                del self._until_s[exchange.view.request_id]
                 self._starter.begin(exchange)

@@ -26,6 +26,8 @@ def of_shell(shell: Shell, client_conns: int) -> Samples:
         "spillway_log_dropped_total": shell.log.dropped,
         "spillway_events_ignored_total": shell.dispatcher.ignored_events,
         "spillway_policy_failures_total": shell.dispatcher.policy_failures,
+        "spillway_loop_stalls_total": shell.heartbeat.stalls,
+        "spillway_loop_stalled_seconds_total": shell.heartbeat.lost_s(),
     }
     samples: Samples = {name: [((), value)] for name, value in values.items()}
     if shell.gate is not None:

@@ -14,9 +14,11 @@ from spillway.core.errors import NodeError
 from spillway.core.events import NodeBack, NodeLost
 from spillway.core.types import NodeId, NodeSpec, Role
 from spillway.router.fetch import Fetch
+from spillway.router.heartbeat import Heartbeat, Timer
 from spillway.router.http_client import Fault, ResponseHead
 from spillway.router.pool import NodePool
 from spillway.router.shell import Shell
+from spillway.router.silence import give_up_waiting
 from spillway.wire.openai import MODELS_PATH, read_models
 
 HEALTH_TARGET = b"/health"
@@ -27,19 +29,29 @@ class Question(Fetch):
     """One GET whose answer, or the lack of one, goes to a callback.
 
     The callback gets (status, content); the status is 0 with a fault's name as content.
+    heartbeat: of a loop whose standstills are not to count for the node; None counts them.
     """
 
-    __slots__ = ("_answered", "_timer")
+    __slots__ = ("_answered", "_heartbeat", "_timer")
 
-    def __init__(self, answered: Callable[[int, bytes], None], bytes_max: int) -> None:
+    def __init__(
+        self,
+        answered: Callable[[int, bytes], None],
+        bytes_max: int,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         super().__init__(bytes_max)
         self._answered = answered
-        self._timer: asyncio.TimerHandle | None = None
+        self._heartbeat = heartbeat
+        self._timer: Timer | asyncio.TimerHandle | None = None
 
     def ask(self, pool: NodePool, target: bytes, lines: bytes, timeout_s: float) -> None:
         """Send the question; an answer that takes longer than `timeout_s` is none."""
         self.leg = pool.get(self, target, lines)
-        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+        if self._heartbeat is None:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+        else:
+            self._timer = Timer(self._heartbeat, timeout_s, self._give_up)
 
     def cancel(self) -> None:
         """Forget the question; the callback is not called."""
@@ -127,7 +139,7 @@ class NodeHealth:
                 question.cancel()
 
     def _ask(self, target: bytes, answered: Callable[[int, bytes], None]) -> Question:
-        question = Question(answered, self._settings.answer_bytes_max)
+        question = Question(answered, self._settings.answer_bytes_max, self._shell.heartbeat)
         question.ask(self._pool, target, self._lines, self._settings.health_timeout_s)
         return question
 
@@ -164,7 +176,7 @@ class NodeHealth:
             self._shell.memory.lost(self.node_id)
         self._shell.tell(NodeLost(self.node_id, reason))
         if is_mute:
-            self._shell.give_up_waiting(self.node_id)
+            give_up_waiting(self._shell.live, self.node_id)
 
     def _found(self) -> None:
         self.is_up = True

@@ -61,7 +61,7 @@ class ReportStream:
         self._has_port = bool(report_url)
         self._on_absent = on_absent
         self._pool = (
-            NodePool(spec.node_id, report_url, shell.settings)
+            NodePool(spec.node_id, report_url, shell.settings, clock=shell.clock)
             if report_url
             else shell.pools[spec.node_id]
         )
@@ -99,6 +99,11 @@ class ReportStream:
         self._shell.reserving.pools.pop(self._spec.node_id, None)
         if self._has_port:
             self._pool.close()
+
+    def excuse(self, lost_s: float, now_s: float) -> None:
+        """Take off what our own loop stood still from the node's silence."""
+        latest_s = now_s + self._shell.settings.report_silence_s
+        self._expect_line_by_s = min(self._expect_line_by_s + lost_s, latest_s)
 
     def sweep(self, now_s: float) -> None:
         """Open a stream again that has been silent for too long."""
@@ -251,6 +256,10 @@ class Intake:
         """A lost node is back: do not wait for the backoff."""
         self._stock.forget(node_id)
         self.streams[node_id].open()
+
+    def excuse(self, lost_s: float, now_s: float) -> None:
+        for stream in self.streams.values():
+            stream.excuse(lost_s, now_s)
 
     def sweep(self, now_s: float) -> None:
         for stream in self.streams.values():

@@ -148,6 +148,12 @@ METRICS: dict[str, Metric] = {
     ),
     "spillway_workers": _gauge("Worker processes that run; on the port of all workers alone."),
     "spillway_worker_restarts_total": _counter("Worker processes started again, likewise."),
+    "spillway_loop_stalls_total": _counter(
+        "Times the router's own event loop stood still; shorter than 70 ms may be missed."
+    ),
+    "spillway_loop_stalled_seconds_total": _counter(
+        "For how long it did: no client was served, and no node is blamed for it."
+    ),
     "spillway_events_ignored_total": _counter("Late facts about requests that had ended."),
     "spillway_policy_failures_total": _counter("Decisions made by the fall-back."),
 }
@@ -244,7 +250,8 @@ class RouterMetrics:
         self.reservations: Counter[tuple[str, str]] = Counter()  # (node, verdict or fault)
         self.reports: Counter[str] = Counter()  # node
         self.reports_dropped: Counter[tuple[str, str]] = Counter()  # (node, kind)
-        self.reloads: Counter[str] = Counter()  # done or refused
+        # From 0 on, for Prometheus sees no increase in a series that begins at 1.
+        self.reloads: Counter[str] = Counter(done=0, refused=0)
         self.drift_tokens: Counter[str] = Counter()  # node, with its sign
         self.drift_tokens_total: Counter[str] = Counter()  # node
         self.gaps_late: Counter[str] = Counter()  # route

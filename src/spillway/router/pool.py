@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
+from spillway.clock import Clock, MonotonicClock
 from spillway.core.errors import ConfigError
 from spillway.core.types import NodeId
 from spillway.router.head_lines import HeadLines
@@ -19,6 +20,7 @@ from spillway.router.http_client import AnswerSink, Fault, UpstreamConnection
 from spillway.router.settings import RouterSettings
 from spillway.router.tls import engine_context
 
+CLOCK = MonotonicClock()
 LAST_LOOK_S = 0.05  # at the sockets, after a time that may be over because nobody looked
 
 
@@ -35,6 +37,7 @@ class NodePool:
         "_host",
         "_idle",
         "_loop",
+        "_now_s",
         "_port",
         "_request_end",
         "_settings",
@@ -55,6 +58,7 @@ class NodePool:
         base_url: str,
         settings: RouterSettings,
         tls: ssl.SSLContext | None = None,
+        clock: Clock = CLOCK,
     ) -> None:
         url = urlsplit(base_url)
         try:
@@ -73,8 +77,9 @@ class NodePool:
         self._settings = settings
         self._tls = (tls or engine_context(settings)) if is_tls else None
         self._loop = asyncio.get_running_loop()
+        self._now_s = clock.now_s
         self._idle: list[UpstreamConnection] = []
-        self._swept_s = -inf
+        self._swept_s = clock.now_s()
         self.closed = False
         self.opened = self.reused = self.retried = 0
 
@@ -146,6 +151,8 @@ class NodePool:
     def _begin(
         self, sink: AnswerSink, head: bytes, body: bytes, may_resend: bool
     ) -> UpstreamConnection:
+        if self._idle and (now_s := self._now_s()) - self._swept_s > self._settings.sweep_s:
+            self.sweep(now_s)  # a sweep is late, and engines have closed what is too old meanwhile
         while self._idle:
             conn = self._idle.pop()
             if conn.is_open:

@@ -20,6 +20,7 @@ from spillway.core.prefixes import Chain
 from spillway.core.types import NodeId, RequestView, Slo
 from spillway.router.fetch import Unchunker
 from spillway.router.gaps import GapMeter
+from spillway.router.heartbeat import Heartbeat
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.http_server import ClientConnection, Request, status_line
 from spillway.router.metrics import RouterMetrics
@@ -72,7 +73,7 @@ class Exchange:
     route, reason: what was decided last; told to the client.
     chain: its prompt's leading blocks (`core.prefixes`); empty when nobody remembers prompts.
     prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
-    kv_since_s: when the prefill node said where the KV waits.
+    kv_since_s: when the prefill node said where the KV waits, or may have said so at the earliest.
     predicted_s, first_byte_s: TTFT by the last decision, and when it ended; 0 is not known.
     started: bytes of the answer have reached the client, so that nothing can be retried.
     reads: how often bytes came since; whoever looks for silence compares.
@@ -255,9 +256,9 @@ class Exchange:
         meter = GapMeter(self._write, clock, metrics, self.route, self.view.slo.tbt_s)
         self._write, self._meters = meter, (*self._meters, meter)
 
-    def watch_gaps(self, clock: Clock, node: NodeGaps) -> None:
+    def watch_gaps(self, clock: Clock, node: NodeGaps, heartbeat: Heartbeat) -> None:
         """Time the rest of the stream for what it says of its node."""
-        meter = StreamGaps(self._write, clock, node, self.view.slo.tbt_s)
+        meter = StreamGaps(self._write, clock, node, self.view.slo.tbt_s, heartbeat)
         self._write, self._meters = meter, (*self._meters, meter)
 
     def answer_whole(self, head: ResponseHead, content: bytes) -> None:

@@ -9,7 +9,6 @@ as declined: a request is declined a bounded number of times and then sent unask
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from spillway.core.errors import NodeError
@@ -18,6 +17,7 @@ from spillway.core.latency import token_pairs
 from spillway.core.reservation import UNLIMITED, Ask, Verdict
 from spillway.core.types import NodeId
 from spillway.router.fetch import Fetch
+from spillway.router.heartbeat import Timer
 from spillway.router.http_client import Fault, ResponseHead
 from spillway.router.pool import NodePool
 from spillway.router.relay import Exchange
@@ -78,8 +78,7 @@ class Question(Fetch):
         self._shell = shell
         self._exchange = exchange
         self._order = order
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(ANSWER_S_MAX, self._late)
+        self._timer = Timer(shell.heartbeat, ANSWER_S_MAX, self._late)
 
     def done(self, head: ResponseHead, content: bytes) -> None:
         try:

@@ -37,6 +37,7 @@ from spillway.router.admission import Admission
 from spillway.router.breaker import Breaker
 from spillway.router.decision_log import DecisionLog
 from spillway.router.gate import Gate
+from spillway.router.heartbeat import Heartbeat
 from spillway.router.http_client import Fault
 from spillway.router.http_server import ClientConnection, Request
 from spillway.router.metrics import RouterMetrics
@@ -96,6 +97,7 @@ class Shell:
         self.decisions = decisions
         self.router_id = os.urandom(4).hex()
         self.metrics = RouterMetrics()
+        self.heartbeat = Heartbeat(clock)
         self.breaker = Breaker(settings)
         self.strain = StrainWatch(settings)
         self.log = RequestLog(settings.log_path, clock)
@@ -183,7 +185,8 @@ class Shell:
             if self._streams % self.settings.gap_sample_every == 0:
                 exchange.measure_gaps(self.clock, metrics)
             if not self.dispatcher.ledger.nodes[exchange.node_id].view.reporting:
-                exchange.watch_gaps(self.clock, self.strain.of(exchange.node_id))
+                node_gaps = self.strain.of(exchange.node_id)
+                exchange.watch_gaps(self.clock, node_gaps, self.heartbeat)
             self.tell(FirstToken(view.request_id))
 
     def finished(self, exchange: Exchange, status: int) -> None:
@@ -198,8 +201,8 @@ class Shell:
 
     def prefilled(self, exchange: Exchange, kv_params: bytes, prompt_tokens: int) -> None:
         exchange.kv_params = kv_params
-        exchange.kv_since_s = self.clock.now_s()
-        self.breaker.succeeded(exchange.node_id, exchange.kv_since_s)
+        exchange.kv_since_s = max(exchange.kv_since_s, self.heartbeat.came_after_s())
+        self.breaker.succeeded(exchange.node_id, self.dispatcher.now_s)
         self.ruler.learn(exchange.model, exchange.is_chat, exchange.prompt_bytes, prompt_tokens)
         self.tell(PrefillFinished(exchange.view.request_id))
 
@@ -240,7 +243,7 @@ class Shell:
 
     def _start_prefill(self, order: StartPrefill) -> None:
         exchange = self._begin(order, "prefill")
-        exchange.kv_params = b""
+        exchange.kv_params, exchange.kv_since_s = b"", exchange.leg_since_s
         settings = self.settings
         leg = PrefillLeg(self, exchange, settings.answer_bytes_max, settings.kv_block_tokens)
         fields = exchange.fields
@@ -392,9 +395,3 @@ class Shell:
             fault = overdue(exchange, self.settings, now_s)
             if leg is not None and fault is not None:
                 leg.fail(fault)
-
-    def give_up_waiting(self, node_id: NodeId) -> None:
-        """Move on what waits for the first byte of a node that will not send it."""
-        for exchange in list(self.live.values()):
-            if exchange.node_id == node_id and not exchange.started and exchange.leg is not None:
-                exchange.leg.fail(Fault.SILENT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from spillway.core.types import NodeId, RequestId
 from spillway.router.http_client import Fault
 from spillway.router.relay import Exchange
 from spillway.router.settings import RouterSettings
@@ -27,3 +30,16 @@ def overdue(exchange: Exchange, settings: RouterSettings, now_s: float) -> Fault
     else:
         limit_s = settings.first_byte_s
     return Fault.SILENT if now_s - exchange.leg_since_s > limit_s else None
+
+
+def excuse(live: Mapping[RequestId, Exchange], lost_s: float, now_s: float) -> None:
+    """Take off what our own loop stood still from the silence of every leg."""
+    for exchange in live.values():
+        exchange.leg_since_s = min(exchange.leg_since_s + lost_s, now_s)
+
+
+def give_up_waiting(live: Mapping[RequestId, Exchange], node_id: NodeId) -> None:
+    """Move on what waits for the first byte of a node that will not send it."""
+    for exchange in list(live.values()):
+        if exchange.node_id == node_id and not exchange.started and exchange.leg is not None:
+            exchange.leg.fail(Fault.SILENT)

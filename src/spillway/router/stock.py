@@ -31,7 +31,9 @@ class StockSettings:
         self._asked.add(node_id)
         settings = self._shell.settings
         question = Question(
-            lambda status, content: self._told(node_id, status, content), settings.answer_bytes_max
+            lambda status, content: self._told(node_id, status, content),
+            settings.answer_bytes_max,
+            self._shell.heartbeat,
         )
         self._questions[node_id] = question
         pool = self._shell.pools[node_id]

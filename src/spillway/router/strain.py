@@ -12,6 +12,7 @@ from math import inf
 
 from spillway.clock import Clock
 from spillway.core.types import NodeId
+from spillway.router.heartbeat import Heartbeat
 from spillway.router.settings import RouterSettings
 
 DOUBLINGS_MAX = 16
@@ -32,24 +33,32 @@ class StreamGaps:
     """Stands in for a stream's `write`: times it, and passes the bytes on.
 
     A read holds one token where an engine sends each by itself, and several where it lags behind.
+    A gap in which our own loop stood still says nothing of the node.
     """
 
-    __slots__ = ("_last_s", "_node", "_now_s", "_tbt_s", "_write")
+    __slots__ = ("_heartbeat", "_last_s", "_node", "_now_s", "_tbt_s", "_write")
 
     def __init__(
-        self, write: Callable[[bytes], object], clock: Clock, node: NodeGaps, tbt_s: float
+        self,
+        write: Callable[[bytes], object],
+        clock: Clock,
+        node: NodeGaps,
+        tbt_s: float,
+        heartbeat: Heartbeat,
     ) -> None:
         self._write = write
         self._now_s = clock.now_s
         self._node = node
         self._tbt_s = tbt_s
+        self._heartbeat = heartbeat
         self._last_s = clock.now_s()
 
     def __call__(self, data: bytes) -> None:
         now_s = self._now_s()
         node = self._node
         node.gaps += 1
-        if now_s - self._last_s > self._tbt_s:
+        is_late = now_s - self._last_s > self._tbt_s
+        if is_late and not self._heartbeat.stood_still_since(self._last_s):
             node.late_gaps += 1
         self._last_s = now_s
         self._write(data)
