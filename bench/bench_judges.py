@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from rig import free_port, get, pause
 
 TOLERANCE_FRAC = 0.05
 START_S_MAX = 60.0
+NODES = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"}
 OWN = "spillway load"
 
 
@@ -114,26 +115,53 @@ def _own_load(load: Load) -> Verdict:
 
 @contextmanager
 def cluster() -> Iterator[int]:
-    """Run two prefill and two decode engines and the router; yields the router's port."""
-    port = free_port()
-    command = [sys.executable, "-m", "spillway", "up", "--port", str(port)]
+    """Run simulated engines and the router, which times every stream here; yields its port."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "up.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+    with ExitStack() as stack:
+        nodes: dict[str, list[dict[str, str]]] = {"prefill": [], "decode": []}
+        started = []
+        for name, role in NODES.items():
+            port = free_port()
+            engine = ["engine", "--role", role, "--name", name, "--port", str(port)]
+            started.append(stack.enter_context(_command(name, engine)))
+            nodes[role].append({"url": f"http://127.0.0.1:{port}", "name": name})
+        port = free_port()
+        # Usually one stream in 16 is timed: too few to set against a judge that times all.
+        settings = {"port": port, "gap_sample_every": 1}
+        configuration = FOLDER / "router.yaml"
+        text = json.dumps({"router": settings, "nodes": nodes})  # JSON is YAML
+        configuration.write_text(text, encoding="utf-8")
+        serve = ["serve", "--config", str(configuration)]
+        started.append(stack.enter_context(_command("router", serve)))
+        give_up_s = time.monotonic() + START_S_MAX
+        while not _healthy(port):
+            over = any(process.poll() is not None for process in started)
+            if over or time.monotonic() > give_up_s:
+                raise BenchError(f"the router did not start: {_tail(FOLDER / 'router.log')}")
+            pause(0.1)
+        yield port
+
+
+@contextmanager
+def _command(name: str, arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a spillway command for the length of a block, its output in a log of that name."""
+    with (FOLDER / f"{name}.log").open("w") as log:
+        words = [sys.executable, "-m", "spillway", *arguments]
+        process = subprocess.Popen(words, stdout=log, stderr=log, text=True)
         with stopped_at_end(process):
-            give_up_s = time.monotonic() + START_S_MAX
-            while not _healthy(port):
-                if process.poll() is not None or time.monotonic() > give_up_s:
-                    raise BenchError(f"spillway up did not start: {_tail(FOLDER / 'up.log')}")
-                pause(0.1)
-            yield port
+            yield process
 
 
 def _healthy(port: int) -> bool:
+    """Say whether the router can use every engine."""
     try:
-        return get(port, "/health")[0] == 200
+        status, body = get(port, "/health")
     except OSError:
         return False
+    if status != 200:
+        return False
+    usable = json.loads(body)
+    return len(NODES) == usable["prefill_nodes_usable"] + usable["decode_nodes_deflectable"]
 
 
 def model(port: int) -> str:

@@ -1,6 +1,7 @@
 """The outside load generators: what they are asked to send, and how their answers are read."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -66,6 +67,33 @@ def test_a_missing_answer_is_an_error(there, tmp_path):
 
     with pytest.raises(BenchError, match="0 files called profile_export_aiperf"):
         there.aiperf().read(tmp_path)
+
+
+def test_the_router_times_every_stream_of_every_engine(monkeypatch, tmp_path):
+    import bench_judges
+
+    from spillway.wire.config import load_config
+
+    class Running:
+        def poll(self):
+            return None
+
+    said = {}
+
+    @contextmanager
+    def command(name, arguments):
+        said[name] = arguments
+        yield Running()
+
+    monkeypatch.setattr(bench_judges, "FOLDER", tmp_path)
+    monkeypatch.setattr(bench_judges, "_command", command)
+    health = {"prefill_nodes_usable": 2, "decode_nodes_deflectable": 2}
+    monkeypatch.setattr(bench_judges, "get", lambda port, path: (200, json.dumps(health)))
+    with bench_judges.cluster() as port:
+        config = load_config(tmp_path / "router.yaml")
+    assert config.router.given() == {"port": port, "gap_sample_every": 1}
+    assert list(said) == ["p0", "p1", "d0", "d1", "router"]
+    assert [node.spec.node_id for node in config.build_nodes()] == ["p0", "p1", "d0", "d1"]
 
 
 def test_metrics_are_summed_over_their_labels(monkeypatch):
