@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-judges soak chaos clean reproduce compiled test-compiled test-ray test-otel vllm-env test-vllm fuzz judge-env test-judge vllm-demo validate-vllm gpu-steps
+.PHONY: help setup check test demo sweep headroom-report golden bench bench-core bench-sim bench-router bench-workers bench-judges soak chaos clean reproduce compiled test-compiled test-ray test-otel vllm-env test-vllm fuzz judge-env test-judge vllm-demo validate-vllm gpu-steps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -64,7 +64,7 @@ golden: setup ## rewrite the golden files and show what changed
 	@$(BIN)/python -m pytest tests/golden --update-golden
 	@git --no-pager diff --stat -- tests/golden
 
-bench: bench-core bench-sim bench-router ## all three, then docs/benchmarks.md from them (half an hour)
+bench: bench-core bench-sim bench-router bench-workers ## all four, then docs/benchmarks.md from them (half an hour)
 	@$(BIN)/python bench/document.py
 
 soak: setup ## 2,000 streams through one router: errors, memory, open files (DURATION_S=60)
@@ -84,6 +84,9 @@ bench-judges: setup ## outside load generators at our router: do they agree with
 
 bench-router: setup ## our router beside its peers, between mocks in C (QUICK=1: fewer rounds)
 	@$(BIN)/python bench/run.py --only router $(if $(QUICK),--quick)
+
+bench-workers: setup ## two worker processes of our router beside one (QUICK=1: fewer rounds)
+	@$(BIN)/python bench/run.py --only workers $(if $(QUICK),--quick)
 
 reproduce: setup ## write docs/reproduction.md anew: the paper's claims and what we measure (minutes)
 	@$(BIN)/spillway sweep examples/reproduction.toml --out build/reproduction.parquet

@@ -73,7 +73,8 @@ def page(results: dict[str, Result]) -> str:
         "router": _tables(results, "router"),
         "sim": _tables(results, "sim"),
         "judges": _tables(results, "judges"),
-        "figures": _figures(results),
+        "workers": _workers(results),
+        "figures": _figures({name: one for name, one in results.items() if name != "workers"}),
         "absent": _absent(results),
     }
     lines: list[str] = []
@@ -164,6 +165,13 @@ def _cell(one: dict[str, Any], name: str) -> str:
     mark = {"won": "", "lost": " **lost**", "level": " level"}.get(ratio["verdict"], "")
     missed = " **missed**" if ratio["missed"] else ""
     return f"{text}<br>ours/this {_spread(ratio)}{mark}{missed}"
+
+
+def _workers(results: dict[str, Result]) -> Iterator[str]:
+    if "workers" in results:
+        yield from _figures({"workers": results["workers"]})
+    else:
+        yield "Not run: `make bench-workers`."
 
 
 def _figures(results: dict[str, Result]) -> Iterator[str]:

@@ -3,6 +3,7 @@
     make bench-router                          routers, ours beside its peers
     make bench-sim                             simulators, the same
     make bench-core                            decisions, ledger, dispatcher, trace readers
+    make bench-workers                         two worker processes beside one
     make bench-judges                          what outside load generators see at the router
     python bench/run.py --only core --quick    one group, from few repeats
 
@@ -24,8 +25,8 @@ from comparison import OURS, Absent, Comparison, Spread
 from figures import Effort, Figure, figure, this_machine, yardstick_us
 from mocks import BUILD, BenchError
 
-GROUPS = ("core", "sim", "router")
-ALL = (*GROUPS, "judges", "workers")
+GROUPS = ("core", "sim", "router", "workers")
+ALL = (*GROUPS, "judges")
 RESULTS = BUILD.parent
 SCHEMA = 1
 NAME_WIDTH = 32

@@ -89,11 +89,23 @@ def test_the_page_holds_every_cell_every_figure_and_what_is_absent(results):
     assert "<!--" not in page
 
 
+def test_figures_of_several_workers_have_a_table_of_their_own(results):
+    import document
+    from figures import figure
+
+    assert "Not run: `make bench-workers`." in document.page(results)
+    times = figure("workers_requests_times", [1.9], "x", target=1.8, at_least=True)
+    page = document.page(results | {"workers": result("workers", figures=[times])})
+    _, own = page.split("## Several worker processes")
+    assert "| `workers_requests_times` | 1.9 |" in own.partition("## Simulator")[0]
+    assert page.count("`workers_requests_times`") == 1
+
+
 def test_a_page_from_quick_or_missing_results_says_so(results):
     import document
 
-    assert "`make bench-sim`." in "\n".join(document._draft(results))
-    whole = results | {"sim": result("sim")}
+    assert "`make bench-sim`, `make bench-workers`." in "\n".join(document._draft(results))
+    whole = results | {"sim": result("sim"), "workers": result("workers")}
     assert list(document._draft(whole)) == []
     whole["core"]["quick"] = True
     assert "`make bench-core`." in "\n".join(document._draft(whole))
