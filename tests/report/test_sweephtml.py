@@ -62,6 +62,8 @@ def test_the_page_is_complete_and_loads_nothing() -> None:
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
     assert "Where each policy loses" in page
     assert "Read these figures with care" not in page
+    assert re.search(r"loads [\d., ]+; \d sets? of targets, \d clusters?, \d seeds? each", page)
+    assert not re.search(r"\b1 (?:sets|clusters|seeds)\b", page)
     assert page == sweep_page(SWEEP, SHOWN, [timeline(0.5)])
 
 

@@ -42,6 +42,14 @@ def test_the_usual_policies_and_the_best_others_are_in_colour() -> None:
     assert list(shown.shown) == [name for name in shown.ranked if name in shown.shown]
 
 
+def test_no_axis_of_shares_goes_beyond_all_of_them() -> None:
+    close = [cell(name, joint_99_frac=share) for name, share in (("a", 0.96), ("b", 1.0))]
+    panel = sweepplots.attainment_by_load(sweep_shown(close)).axes[0]
+    bottom, top = panel.get_ylim()
+    assert bottom < 96 < 100 < top, "neither line lies on the frame"
+    assert bottom <= min(panel.get_yticks()) < max(panel.get_yticks()) == 100
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("plot", PLOTS)
 def test_every_figure_is_drawn_the_same_twice(plot: object) -> None:

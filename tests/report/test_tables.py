@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 
 from report_samples import Sample, make_sample, make_series
@@ -47,6 +48,15 @@ def test_the_best_of_a_column_is_marked_and_nothing_else(sample: Sample) -> None
     assert ("headroom", "joint", "(99 %)") in marked
     assert ("kairos-paper", "joint", "(99 %)") in marked
     assert not any(name in ("token", "late", "deflec-", "KV") for _, name, _ in marked)
+
+
+def test_kv_that_nobody_counted_is_not_shown_as_none(sample: Sample) -> None:
+    """A client of a live endpoint sees no KV; without deflection there must have been some."""
+    run = sample.runs[0]
+    untold = msgspec.structs.replace(run, kv_bytes_moved=0, deflected_frac=0.4)
+    nothing_moved = msgspec.structs.replace(run, kv_bytes_moved=0, deflected_frac=1.0)
+    shown = [row[-1].text for row in comparison([untold, nothing_moved]).rows]
+    assert shown == ["–", "0.0"]
 
 
 def test_a_single_run_has_no_best() -> None:

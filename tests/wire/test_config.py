@@ -145,6 +145,11 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
             "nodes.decode[1].url: 'http://b:8000' is already that of nodes.decode[0]",
         ),
         (
+            NODES + "    - {url: 'http://c:1', report_url: 'http://c:1'}",
+            6,
+            "nodes.decode[1].report_url: 'http://c:1' is the node's own url; leave it out",
+        ),
+        (
             NODES + "    - {url: 'http://c:1', name: p0}",
             6,
             "nodes.decode[1].name: 'p0' is already that of nodes.prefill[0]",

@@ -237,8 +237,13 @@ def _lead(sweep: Sweep, shown: SweepShown) -> str:
     return (
         f"{len(sweep.cells):,} simulated runs, {requests:,} requests: {', '.join(axes.workloads)}; "
         f"loads {', '.join(f'{load_frac:g}' for load_frac in axes.loads)}; "
-        f"{len(axes.targets)} targets, {len(axes.clusters)} clusters, {len(axes.seeds)} seeds each"
+        f"{_counted(axes.targets, 'set')} of targets, {_counted(axes.clusters, 'cluster')}, "
+        f"{_counted(axes.seeds, 'seed')} each"
     )
+
+
+def _counted(what: Sequence[object], noun: str) -> str:
+    return f"{len(what)} {noun}{'' if len(what) == 1 else 's'}"
 
 
 def _doubts(cells: Sequence[CellResult]) -> list[str]:

@@ -96,7 +96,9 @@ def attainment_by_load(what: SweepShown) -> Figure:
         if at % columns == 0:
             panel.set_ylabel("both targets met, %")
         panel.set_xlabel("load (1: static capacity)")
-    panels[0].set_ylim(top=101)
+    bottom, _ = panels[0].get_ylim()
+    panels[0].set_yticks([at for at in panels[0].get_yticks() if bottom <= at <= 100])
+    panels[0].set_ylim(bottom, 100 + 0.03 * (100 - bottom))  # a line at 100 % is seen whole
     _legend(figure, what)
     return figure
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
+from math import isnan, nan
 from typing import NamedTuple, TextIO
 
 from spillway.report.grid import Cell, Grid, print_grid
@@ -18,6 +19,7 @@ BYTES_PER_GB = 1e9
 LEGEND = """\
 late token: its gap to the one before was over target. joint: requests that met
 their TTFT target and their gap target (99 % of their gaps, or the mean gap)."""
+LEGEND_MARK = "*: the best of its column."
 
 
 class Best(Enum):
@@ -66,6 +68,15 @@ def gigabytes(value_bytes: float) -> str:
     """Return bytes in GB (10^9), as `3.4` or `1210`."""
     value = value_bytes / BYTES_PER_GB
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def kv_bytes(run: RunResult) -> float:
+    """Return nan where prompts ran on prefill nodes and nobody said how much KV that moved.
+
+    A client of a live endpoint cannot know.
+    """
+    is_untold = not run.kv_bytes_moved and run.deflected_frac < 1.0
+    return nan if is_untold else float(run.kv_bytes_moved)
 
 
 COLUMNS = (
@@ -141,11 +152,11 @@ COLUMNS = (
     Column(
         "KV\nsent\nGB",
         "KV sent",
-        lambda run: float(run.kv_bytes_moved),
+        kv_bytes,
         gigabytes,
         Best.NEITHER,
         "KV cache sent from prefill to decode nodes, in GB of 10⁹ bytes. A deflected prompt "
-        "moves none.",
+        "moves none; – where only the engines could tell.",
     ),
 )
 
@@ -167,8 +178,11 @@ def comparison(runs: Sequence[RunResult]) -> Grid:
 def print_comparison(runs: Sequence[RunResult], stream: TextIO | None = None) -> None:
     """Print the table: with colour to a terminal, as plain text to anything else."""
     stream = stream or sys.stdout
-    print_grid(comparison(runs), stream)
+    grid = comparison(runs)
+    print_grid(grid, stream)
     print(LEGEND, file=stream)
+    if any(cell.marked for row in grid.rows for cell in row):
+        print(LEGEND_MARK, file=stream)
     for line in remarks(runs):
         print(line, file=stream)
 
@@ -193,7 +207,8 @@ def remarks(runs: Sequence[RunResult]) -> list[str]:
 
 
 def _text(column: Column, run: RunResult) -> str:
-    return column.text(column.value(run)) if run.requests.finished else NOTHING
+    value = column.value(run) if run.requests.finished else nan
+    return NOTHING if isnan(value) else column.text(value)
 
 
 def _best_text(column: Column, runs: Sequence[RunResult]) -> str | None:

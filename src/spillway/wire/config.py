@@ -266,8 +266,14 @@ def _pool_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
                 origins.append(("report_url", origin(node.report_url)))
             for key, value in (*origins, ("name", name)):
                 if value in seen:
-                    yield (*at, key), f"{value!r} is already that of {seen[value]}"
+                    yield (*at, key), _taken(value, seen[value], dotted(at))
                 seen[value] = dotted(at)
+
+
+def _taken(value: str, by: str, at: str) -> str:
+    if by == at:
+        return f"{value!r} is the node's own url; leave it out, reports are read there anyway"
+    return f"{value!r} is already that of {by}"
 
 
 def _profile_faults(config: ClusterConfig) -> Iterator[tuple[KeyPath, str]]:
