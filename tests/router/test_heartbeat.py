@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Callable
 
 import pytest
 
-from fakenode import DONE, SSE_HEAD, answer_prefill, chunk, event
+from fakenode import DONE, SSE_HEAD, answer_prefill, chunk, event, response
 from spillway.clock import ManualClock
 from spillway.router.heartbeat import BEAT_S, LATE_S, Heartbeat, Timer
 
 STALL_S = 0.3
 
 
-def stand_still(stall_s: float = STALL_S) -> None:
-    """Keep the loop from running, with what was written lying in its sockets."""
-    time.sleep(stall_s)  # noqa: TID251 - instead of everything else
+async def stand_still_after(
+    write: Callable[[bytes], None], data: bytes, stall_s: float = STALL_S
+) -> None:
+    """Write, and keep the loop from running before it has read that.
+
+    In the callback of another socket: that one's news was fetched before, so when the loop goes on
+    it sees all timers first, as it does after a signal.
+    """
+
+    def stand_still() -> None:
+        loop.remove_reader(one)
+        write(data)
+        time.sleep(stall_s)  # noqa: TID251 - instead of everything else
+        over.set_result(None)
+
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    one, other = socket.socketpair()
+    with one, other:
+        loop.add_reader(one, stand_still)
+        other.send(b"x")
+        await over
 
 
 def beating(beats: int = 3) -> tuple[ManualClock, Heartbeat]:
@@ -96,10 +117,11 @@ async def test_an_answer_to_health_that_nobody_read_is_no_silence(bench, until) 
     ordinary, stalled = prefill._answer_health, []
 
     async def answer(node, got) -> None:
-        await ordinary(node, got)
         if not stalled:
             stalled.append(True)
-            stand_still()
+            await stand_still_after(got.writer.write, response(200, b""))
+        else:
+            await ordinary(node, got)
 
     prefill._answer_health = answer
     await until(lambda: stalled and server.shell.heartbeat.stalls)
@@ -114,8 +136,7 @@ async def test_a_stream_that_went_on_while_nobody_read_is_not_silent(bench, body
     async def answer(node, got) -> None:
         got.writer.write(SSE_HEAD + chunk(event(0)))
         await asyncio.sleep(0.03)
-        got.writer.write(chunk(event(1)) + DONE)
-        stand_still()
+        await stand_still_after(got.writer.write, chunk(event(1)) + DONE)
 
     decode.on_post = answer
     got = await bench.ask(server, body)
@@ -134,7 +155,7 @@ async def test_reports_that_nobody_read_are_no_silence(bench, until) -> None:
             got.writer.write(chunk(b"no report\n"))
             if not stalled and server.shell.metrics.reports_dropped["d0", "malformed"] >= 2:
                 stalled.append(True)
-                stand_still()
+                await stand_still_after(got.writer.write, chunk(b"no report\n"))
             await asyncio.sleep(0.01)
 
     decode = await bench.node("d0")
@@ -147,14 +168,27 @@ async def test_reports_that_nobody_read_are_no_silence(bench, until) -> None:
     assert (len(heard), dropped["d0", "silent"]) == (1, 0)
 
 
+class Kept:
+    """Stands in for a writer: keeps what it is given."""
+
+    data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
 async def test_kv_is_as_old_as_it_may_be_when_its_answer_was_read_late(bench, body) -> None:
     """Its lease ran on meanwhile: what may be past half of it is prefilled again."""
     prefill, decode, server = await bench.pair(kv_lease_s=1.0)
 
     async def answer(node, got) -> None:
+        if len(prefill.posts) > 1:
+            await answer_prefill(node, got)
+            return
+        writer, got.writer = got.writer, Kept()
         await answer_prefill(node, got)
-        if len(prefill.posts) == 1:
-            stand_still(0.6)
+        data, got.writer = got.writer.data, writer
+        await stand_still_after(writer.write, data, 0.6)
 
     prefill.on_post = answer
     assert (await bench.ask(server, body)).complete

@@ -42,13 +42,14 @@ class Sweep:
             self._judge()
             return
         self._excuse(self._lost_s - before_s, now_s)
-        self.close()
-        self._later = asyncio.get_running_loop().call_later(LOOK_S, self._judge)
+        if self._later is None:  # a loop that keeps on stopping does not put it off for ever
+            self._later = asyncio.get_running_loop().call_later(LOOK_S, self._judge)
 
     def close(self) -> None:
         """Judge nobody any more."""
         if self._later is not None:
             self._later.cancel()
+            self._later = None
 
     def _excuse(self, lost_s: float, now_s: float) -> None:
         for front in self._fronts:
@@ -60,6 +61,7 @@ class Sweep:
             self._shell.gate.excuse(lost_s)
 
     def _judge(self) -> None:
+        self.close()
         now_s = self._shell.clock.now_s()
         for front in self._fronts:
             for conn in [conn for conn in front.connections if conn.deadline_s < now_s]:
