@@ -153,7 +153,11 @@ NODES = (
     Panel(
         "Failed legs",
         "reqps",
-        (rate_by("spillway_upstream_errors_total", "node, kind", "{{node}} {{kind}}"),),
+        (
+            rate_by("spillway_upstream_errors_total", "node, kind", "{{node}} {{kind}}"),
+            rate_by("spillway_kv_releases_total", "node, kind", "{{node}} orphaned KV {{kind}}"),
+        ),
+        "Orphaned KV: no decode node was told of it; taken means that its node frees it.",
     ),
     Panel(
         "Nodes spared or taken out",

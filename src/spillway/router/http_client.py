@@ -187,6 +187,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether the connection can be used; one that broke is told of a little later."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether nothing of the request has been sent yet, to anybody."""
+        return self._state == _CONNECTING
+
     def pause(self) -> None:
         """Stop reading, because the client does not keep up."""
         if self._transport is not None and self.is_open:
@@ -220,8 +225,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         if self._state == _CLOSED:  # aborted while connecting
             self._transport.abort()
-        else:
-            self._send()
+        elif self._request is not None:
+            self._state = _WAITING
+            self._transport.writelines(self._request)
 
     def data_received(self, data: bytes) -> None:
         if self._state == _BODY:  # per chunk: as few calls as can be
@@ -276,12 +282,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = True
 
     # --- inside -------------------------------------------------------------------------------
-
-    def _send(self) -> None:
-        assert self._transport is not None
-        assert self._request is not None
-        self._state = _WAITING
-        self._transport.writelines(self._request)
 
     def _take_head(self, data: bytes) -> None:
         self._state = _HEAD

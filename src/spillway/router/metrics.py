@@ -127,6 +127,11 @@ METRICS: dict[str, Metric] = {
         "Nodes asked for leave to deflect, being shared with other routers, by what came of it.",
         *NODE_KIND,
     ),
+    "spillway_kv_releases_total": _counter(
+        "Prefilled KV that no decode node was told of: its node asked to free it, by what came of "
+        "that, or left_to_lease where it cannot be asked.",
+        *NODE_KIND,
+    ),
     "spillway_reports_total": _counter("Node reports taken.", *NODE),
     "spillway_reports_dropped_total": _counter("Node reports not taken, by kind.", *NODE_KIND),
     "spillway_decision_log_dropped_total": _counter("Decisions that the log had no room for."),
@@ -224,6 +229,7 @@ class RouterMetrics:
         "gaps_late",
         "predicted_step",
         "predicted_ttft",
+        "releases",
         "reloads",
         "reports",
         "reports_dropped",
@@ -248,6 +254,7 @@ class RouterMetrics:
         self.ejections: Counter[str] = Counter()  # node
         self.ejections_withheld: Counter[str] = Counter()  # node
         self.reservations: Counter[tuple[str, str]] = Counter()  # (node, verdict or fault)
+        self.releases: Counter[tuple[str, str]] = Counter()  # (node, what came of it)
         self.reports: Counter[str] = Counter()  # node
         self.reports_dropped: Counter[tuple[str, str]] = Counter()  # (node, kind)
         # From 0 on, for Prometheus sees no increase in a series that begins at 1.
@@ -287,6 +294,7 @@ class RouterMetrics:
             "spillway_ledger_drift_tokens": _by_one("node", self.drift_tokens),
             "spillway_ledger_drift_tokens_total": _by_one("node", self.drift_tokens_total),
             "spillway_reservations_total": _by_pair(NODE_KIND, self.reservations),
+            "spillway_kv_releases_total": _by_pair(NODE_KIND, self.releases),
             "spillway_reports_total": _by_one("node", self.reports),
             "spillway_reports_dropped_total": _by_pair(NODE_KIND, self.reports_dropped),
         }

@@ -73,6 +73,8 @@ class Exchange:
     route, reason: what was decided last; told to the client.
     chain: its prompt's leading blocks (`core.prefixes`); empty when nobody remembers prompts.
     prompt_bytes: what its prompt length was estimated from; 0 when that is exact.
+    kv_params, kv_node_id: where the KV waits, and the node that said so; no parameters when there
+        is none, or some decode node may have it.
     kv_since_s: when the prefill node said where the KV waits, or may have said so at the earliest.
     predicted_s, first_byte_s: TTFT by the last decision, and when it ended; 0 is not known.
     started: bytes of the answer have reached the client, so that nothing can be retried.
@@ -97,6 +99,7 @@ class Exchange:
         "headers",
         "id_line",
         "is_chat",
+        "kv_node_id",
         "kv_params",
         "kv_since_s",
         "leg",
@@ -145,6 +148,7 @@ class Exchange:
         self.leg: UpstreamConnection | None = None
         self.leg_since_s = view.arrival_s
         self.node_id: NodeId = ""
+        self.kv_node_id: NodeId = ""
         self.route = self.reason = ""
         self.started = self.paused = self._close = self._clean_cut = False
         self.reads = self.reads_seen = 0

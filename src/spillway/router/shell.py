@@ -36,6 +36,7 @@ from spillway.core.types import NodeId, RequestId
 from spillway.router.admission import Admission
 from spillway.router.breaker import Breaker
 from spillway.router.decision_log import DecisionLog
+from spillway.router.error_texts import error_text
 from spillway.router.gate import Gate
 from spillway.router.heartbeat import Heartbeat
 from spillway.router.http_client import Fault
@@ -45,6 +46,7 @@ from spillway.router.pool import NodePool
 from spillway.router.prefill_leg import PrefillLeg
 from spillway.router.prefixes import PromptMemory
 from spillway.router.relay import Exchange
+from spillway.router.releasing import Releasing
 from spillway.router.request_log import RequestLog
 from spillway.router.reserving import Reserving
 from spillway.router.settings import Classes, RouterSettings
@@ -55,15 +57,8 @@ from spillway.wire.openai import decode_body, ordered_fields, prefill_body, with
 from spillway.wire.order import EngineOrder, encode_order
 from spillway.wire.report import CHUNKS_HEADER, DISPATCH_HEADER, NodeReport
 
-# What a client is told. Never a node's name or address, nor an engine's own words.
-ERROR_TEXTS = {
-    502: "an engine failed while it worked on this request; it is safe to try again",
-    503: "no engine can take this request now; try again later",
-    504: "no answer began within the time that this request allows; it is safe to try again",
-}
 KV_EXPIRED = "kv_expired"
 BLAMELESS = (Fault.TOO_LATE.value, KV_EXPIRED)
-ERROR_TEXT_OTHER = "the request could not be served"
 
 
 class Shell:
@@ -113,6 +108,7 @@ class Shell:
         self.ruler = self.admission.ruler
         self.takes_orders: set[NodeId] = set()
         self.reserving = Reserving(self)
+        self.releasing = Releasing(self)
         self.on_refused: Callable[[NodeId], None] = lambda node_id: None
         self.on_tripped: Callable[[NodeId], None] = lambda node_id: None
         self.on_violation: Callable[[InvariantViolation], None] = lambda violation: None
@@ -165,9 +161,10 @@ class Shell:
     def give_up(self, exchange: Exchange, reason: str) -> None:
         """Refuse a request that waited in vain."""
         self._end(exchange, "rejected")
-        exchange.answer_error(503, ERROR_TEXTS[503], reason, self._retry_line)
+        exchange.answer_error(503, error_text(503), reason, self._retry_line)
 
     def client_left(self, exchange: Exchange) -> None:
+        self.releasing.give_up(exchange)
         self.tell(ClientLeft(exchange.view.request_id))
         self._end(exchange, "cancelled")
 
@@ -200,7 +197,7 @@ class Shell:
         self.tell(RequestFinished(exchange.view.request_id, output_tokens))
 
     def prefilled(self, exchange: Exchange, kv_params: bytes, prompt_tokens: int) -> None:
-        exchange.kv_params = kv_params
+        exchange.kv_params, exchange.kv_node_id = kv_params, exchange.node_id
         exchange.kv_since_s = max(exchange.kv_since_s, self.heartbeat.came_after_s())
         self.breaker.succeeded(exchange.node_id, self.dispatcher.now_s)
         self.ruler.learn(exchange.model, exchange.is_chat, exchange.prompt_bytes, prompt_tokens)
@@ -220,6 +217,7 @@ class Shell:
 
     def _leg_failed(self, exchange: Exchange, reason: str, *, refused: bool, kv_lost: bool) -> None:
         node_id = exchange.node_id
+        exchange.kv_params = b"" if kv_lost else exchange.kv_params
         self.metrics.upstream_errors[node_id, reason] += 1
         if self.tracer is not None:
             self.tracer.failed(exchange, reason)
@@ -259,6 +257,7 @@ class Shell:
         exchange = self._begin(order, "prefill")
         if self.dispatcher.now_s - exchange.kv_since_s > self.settings.kv_lease_s / 2:
             # It may be freed while it is fetched, and nothing would say so.
+            self.releasing.give_up(exchange)
             self._leg_failed(exchange, KV_EXPIRED, refused=False, kv_lost=True)
             return
         body = decode_body(self._body(order, exchange), exchange.kv_params)
@@ -329,12 +328,12 @@ class Shell:
 
     def _answer_error(self, order: AnswerError) -> None:
         exchange = self.live[order.request_id]
+        self.releasing.give_up(exchange)
         exchange.drop_leg()
         self._end(exchange, "failed" if exchange.route else "rejected")
-        message = ERROR_TEXTS.get(order.status, ERROR_TEXT_OTHER)
         wait_s = max(self.settings.retry_after_s, ceil(order.retry_after_s))
         lines = b"retry-after: %d\r\n" % wait_s if order.status == 503 else b""
-        exchange.answer_error(order.status, message, order.reason, lines)
+        exchange.answer_error(order.status, error_text(order.status), order.reason, lines)
 
     def _log(self, order: LogDecision) -> None:
         decision = order.decision
@@ -394,4 +393,5 @@ class Shell:
                 continue
             fault = overdue(exchange, self.settings, now_s)
             if leg is not None and fault is not None:
+                self.releasing.give_up(exchange)
                 leg.fail(fault)
