@@ -21,6 +21,7 @@ from spillway.core.types import ChunkMode, ClusterView, NodeView, RequestView, R
 
 NOW_S = 10.0
 HEADROOM = Headroom()
+BY_PRESSURE = Headroom(slow_frac=0.0)  # without the rule that needs none
 # The rank that prunes knows nothing of a step's own duration, which is what a short prompt takes.
 RANKING_ERROR_S = 0.02
 FULL_STEP_S = A100_8B.step_base_s + tokens_s(A100_8B, 2048)
@@ -38,7 +39,8 @@ def decode_node(node_id: str = "d0", **changes: object) -> NodeView:
 
 
 def decide(*nodes: NodeView, policy: Headroom = HEADROOM, **changes: object) -> Decision:
-    return policy.decide(make_request(**changes), make_cluster(*nodes, now_s=NOW_S))
+    request = make_request(**{"arrival_s": NOW_S, **changes})
+    return policy.decide(request, make_cluster(*nodes, now_s=NOW_S))
 
 
 def remote_estimate(request: RequestView, prefill: NodeView, decode: NodeView) -> TtftEstimate:
@@ -80,7 +82,7 @@ def test_pressure_begins_at_half_a_full_step_and_at_half_of_that_while_the_pool_
     nodes = [prefill_node(link_until_s=NOW_S + executes_s + wait_s), decode_node()]
     if others_work:
         nodes.append(prefill_node(3.0, "p1"))
-    decision = decide(*nodes, prompt_tokens=4000)
+    decision = decide(*nodes, policy=BY_PRESSURE, prompt_tokens=4000)
     assert (decision.reason is not Reason.NO_PRESSURE) == pressed
 
 
@@ -90,7 +92,8 @@ def test_a_node_that_is_down_is_not_at_work() -> None:
     link_until_s = NOW_S + idle.execute_s + 0.4 * FULL_STEP_S - idle.transfer_s
     down = prefill_node(3.0, "p1", usable=False)
     nodes = (prefill_node(link_until_s=link_until_s), down, decode_node())
-    assert decide(*nodes, prompt_tokens=4000).reason is Reason.NO_PRESSURE
+    decision = decide(*nodes, policy=BY_PRESSURE, prompt_tokens=4000)
+    assert decision.reason is Reason.NO_PRESSURE
 
 
 @pytest.mark.parametrize(("beyond_s", "pressed"), [(-1e-6, False), (1e-6, True)])
@@ -116,11 +119,12 @@ def test_the_prefill_path_goes_to_the_decode_node_whose_link_takes_the_least() -
     slow = decode_node("d0", link_bytes_per_s=1.25e9)
     fast = decode_node("d1", decode_seqs=20, kv_used_tokens=20_000, tbt_s_min=0.06)
     request = make_request(prompt_tokens=4000)
-    assert decide(prefill_node(), slow, fast, prompt_tokens=4000).decode_node_id == "d1"
+    kept = decide(prefill_node(), slow, fast, policy=BY_PRESSURE, prompt_tokens=4000)
+    assert kept.decode_node_id == "d1"
     cluster = make_cluster(prefill_node(), slow, fast, now_s=NOW_S)
     assert HEADROOM.pick_decode(request, cluster) == "d1"
     assert Headroom(links=False).pick_decode(request, cluster) == "d0"
-    blind = Headroom(links=False, pressure_steps=9.0)
+    blind = Headroom(links=False, pressure_steps=9.0, slow_frac=0.0)
     assert blind.decide(request, cluster).decode_node_id == "d0"
     fast.link_until_s = NOW_S + 0.5
     assert HEADROOM.pick_decode(request, cluster) == "d0"

@@ -108,3 +108,24 @@ def test_without_links_in_the_rule_a_jammed_one_gets_the_next_transfer_as_well()
     jammed.link_until_s = cluster.now_s + 0.5
     assert Headroom().pick_decode(make_request(), cluster) == "d1"
     assert Headroom(links=False).pick_decode(make_request(), cluster) == "d0"
+
+
+@pytest.mark.parametrize(("beyond_s", "slow"), [(-1e-6, False), (1e-6, True)])
+@pytest.mark.parametrize("waited_s", [0.0, 0.04])
+def test_a_first_token_later_than_a_quarter_of_the_target_is_deflected_though_nobody_waits(
+    beyond_s: float, slow: bool, waited_s: float
+) -> None:
+    cluster = make_cluster(prefill_node(), decode_node("d0", 0))
+    arrival_s = cluster.now_s - waited_s
+    no_rule = Headroom(slow_frac=0.0)
+    total_s = decided(no_rule, make_request(), cluster).estimate.total_s
+    target_s = (total_s + waited_s - beyond_s) / 0.25
+    request = make_request(arrival_s=arrival_s, ttft_s=target_s)
+    assert (decided(Headroom(), request, cluster).route is Route.DEFLECTED) == slow
+    assert decided(no_rule, request, cluster).reason is Reason.NO_PRESSURE
+
+
+def test_a_slow_prompt_stays_where_the_decode_path_is_slower_still() -> None:
+    cluster = make_cluster(prefill_node(), decode_node("d0", 100))
+    request = make_request(arrival_s=cluster.now_s, prompt_tokens=8000)
+    assert decided(Headroom(), request, cluster).reason is Reason.FASTER_ON_PREFILL

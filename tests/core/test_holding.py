@@ -138,7 +138,7 @@ def test_bounds_that_make_no_sense_are_refused(changes: dict[str, float]) -> Non
         DispatchLimits(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", ["feed_steps", "work_weight"])
+@pytest.mark.parametrize("option", ["feed_decode_steps", "feed_steps", "slow_frac", "work_weight"])
 def test_weights_that_make_no_sense_are_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=option):
         Headroom(**{option: -1.0})  # type: ignore[arg-type]
@@ -231,3 +231,15 @@ def test_a_decision_to_hold_names_the_node_and_when_it_is_due() -> None:
     assert decision.hold_until_s == pytest.approx(due_s)
     cluster.may_hold = False
     assert Headroom().decide(make_request(), cluster).route is Route.PREFILL
+
+
+def test_a_node_is_fed_ahead_by_its_own_pools_steps() -> None:
+    policy = Headroom(feed_steps=2.0, feed_decode_steps=1.25)
+    cluster = make_cluster(prefill_node("p0"), decode_node("d0", 5), decode_node("d1", 0))
+    full_step_s = cluster.prefill[0].spec.full_step_s
+    busy, idle = cluster.decode
+    assert policy.feed_s(cluster.prefill[0]) == pytest.approx(2 * full_step_s)
+    limit_s = busy.tbt_s_min * busy.spec.tbt_margin_frac
+    assert policy.feed_s(busy) == pytest.approx(1.25 * limit_s)
+    # Nobody's target bounds the steps of an idle one.
+    assert policy.feed_s(idle) == pytest.approx(1.25 * idle.spec.full_step_s)

@@ -123,7 +123,10 @@ def test_decisions_by_situation(golden: Callable[[str, str], None]) -> None:
         text += f"\n## {policy}\n\n{HEAD}"
         for given in SITUATIONS:
             request = make_request(
-                prompt_tokens=given.prompt_tokens, ttft_s=given.ttft_s, tbt_s=given.tbt_s
+                arrival_s=NOW_S,
+                prompt_tokens=given.prompt_tokens,
+                ttft_s=given.ttft_s,
+                tbt_s=given.tbt_s,
             )
             text += row(given, decided(policy, request, fleet(given))) + "\n"
     golden("decisions.md", text)
@@ -179,7 +182,7 @@ def test_verdicts_by_state(golden: Callable[[str, str], None]) -> None:
         )
         cells = []
         for policy in policies:
-            decision = decided(policy, make_request(), changed)
+            decision = decided(policy, make_request(arrival_s=NOW_S), changed)
             local = [one for one in decision.candidates if one.prefill_node_id is None]
             cells.append(", ".join(map(verdict, local)) or str(decision.reason))
         text += f"| {name} | {' | '.join(cells)} |\n"

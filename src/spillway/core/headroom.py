@@ -1,4 +1,4 @@
-"""`headroom`: deflect into the room that decode nodes have, when there is pressure to relieve.
+"""`headroom`: deflect into the room that decode nodes have, for relief and for slow prompts.
 
 What it mends in the printed rule: several deflections per decode node, known at once from the
 ledger; no deflection while nobody waits; estimates that know of transfer, link queue, cached
@@ -45,19 +45,28 @@ class _Local(NamedTuple):
 
 
 OBJECTIVES = ("tail-ttft", "balanced", "protect-tbt")
+_AT_LEAST_ZERO = (
+    "feed_decode_steps",
+    "feed_steps",
+    "pressure_frac",
+    "pressure_steps",
+    "slow_frac",
+    "work_weight",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Deflect iff the prefill path has pressure and a safe decode node beats it by the margin.
+    """Deflect iff the prefill path is slow or has pressure and a safe decode node beats it.
 
-    Rule:    pressure: the best prefill path is predicted to take more than `pressure_frac` of the
-             TTFT target, time already waited included, and its queue + transfer + admission exceed
-             `pressure_steps` full prefill steps, or half of that while any prefill node is at
-             work: what comes next would find it busy. A decode node is safe when its state is known
-             and fresh, it holds fewer than `deflections_max` prompts, KV admission passes and a
-             chunk plan keeps every resident within its target. Deflect to the soonest safe node iff
-             TTFT_dec <= margin(wait)·TTFT_pf, and TTFT_dec meets the target or beats TTFT_pf.
+    Rule:    slow: the best prefill path is predicted to take more than `slow_frac` of the TTFT
+             target, time already waited included. Pressure: more than `pressure_frac` of it, and
+             its queue + transfer + admission exceed `pressure_steps` full prefill steps, or half of
+             that while any prefill node is at work: what comes next would find it busy. A decode
+             node is safe when its state is known and fresh, it holds fewer than `deflections_max`
+             prompts, KV admission passes and a chunk plan keeps every resident within its target.
+             Deflect to the soonest safe node iff TTFT_dec <= margin(wait)·TTFT_pf, and TTFT_dec
+             meets the target or beats TTFT_pf.
              Late binding: on either path a node is given work only while its backlog is short, so
              that it never runs dry; whoever would queue behind more is held at the router, and
              decided again with what is left by those before it in the line.
@@ -78,7 +87,7 @@ class Headroom:
              either pool and only the first `plans_max` are estimated in full (only one while there
              is no pressure); nodes that the rank left out are not among the candidates.
 
-    objective: what decode time is spent on. `balanced` deflects under pressure; `tail-ttft`
+    objective: what decode time is spent on. `balanced` deflects as above; `tail-ttft`
         whenever the decode path is sooner, were nobody waiting; `protect-tbt` only whom the
         prefill path would cost more than the TTFT target less `slack_frac` of it.
     deflections_max: prompts that may be deflected to one node at a time: a bound, not a knob. A low
@@ -91,13 +100,18 @@ class Headroom:
     pressure_steps: the wait that counts as pressure, in full prefill steps.
     pressure_frac: share of the TTFT target within which the prefill path is quick enough, whoever
         waits there.
+    slow_frac: share of the TTFT target beyond which a prompt is deflected where that is sooner,
+        though nobody waits: long prompts, whose KV takes long to move; 0 is no such rule.
     transfer: ablation; off takes the KV transfer for free.
     links: ablation; off chooses the decode node of the prefill path by its batch alone, blind to
         the rate of its link and to the KV that is queued for it.
     prefix: ablation; off estimates as if no node held any of the prompt.
     kv_admission: ablation; off deflects to a node whatever its KV room.
     hold: ablation; off commits every request on arrival.
-    feed_steps: backlog that a node is kept at, in full prefill steps or in steps of the target.
+    feed_steps: backlog that a prefill node is kept at, in its full steps.
+    feed_decode_steps: backlog of deflected work that a decode node is kept at, in steps of the
+        target: more than one, so that the next prompt is there before the last step begins, and
+        fills it.
     work_weight: by how many seconds of waiting a second of prefill puts a request back; 0 serves by
         deadline alone.
     """
@@ -110,12 +124,14 @@ class Headroom:
     pressure: bool = True
     pressure_steps: float = 0.5
     pressure_frac: float = 0.15
+    slow_frac: float = 0.25
     transfer: bool = True
     links: bool = True
     prefix: bool = True
     kv_admission: bool = True
     hold: bool = True
     feed_steps: float = 1.0
+    feed_decode_steps: float = 1.5
     work_weight: float = 15.0
     name: str = "headroom"
 
@@ -123,7 +139,7 @@ class Headroom:
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise ConfigError(f"headroom: objective is {self.objective!r}; choose one of {known}")
-        for option in ("feed_steps", "pressure_frac", "pressure_steps", "work_weight"):
+        for option in _AT_LEAST_ZERO:
             value = getattr(self, option)
             if not (isfinite(value) and value >= 0):
                 raise ConfigError(f"headroom: {option} must be a number >= 0")
@@ -198,11 +214,12 @@ class Headroom:
 
     def _is_calm(self, request: RequestView, remote: _Remote, cluster: ClusterView) -> bool:
         """Return whether the prefill path has room, or is quick enough, so that it is kept."""
-        now_s, limit_s = cluster.now_s, self.pressure_steps * remote.node.spec.full_step_s
-        if remote.wait_s <= limit_s / 2:
-            return True
-        waited_s = now_s - request.arrival_s
-        if max(0.0, waited_s) + remote.total_s <= self.pressure_frac * request.slo.ttft_s:
+        now_s, target_s = cluster.now_s, request.slo.ttft_s
+        first_token_s = max(0.0, now_s - request.arrival_s) + remote.total_s
+        if self.slow_frac and first_token_s > self.slow_frac * target_s:
+            return False
+        limit_s = self.pressure_steps * remote.node.spec.full_step_s
+        if remote.wait_s <= limit_s / 2 or first_token_s <= self.pressure_frac * target_s:
             return True
         if remote.wait_s > limit_s:
             return False
@@ -227,7 +244,7 @@ class Headroom:
         if node.spec.role is Role.PREFILL:
             return self.feed_steps * node.spec.full_step_s
         limit_s = budget_s(node)
-        return self.feed_steps * (limit_s if limit_s < inf else node.spec.full_step_s)
+        return self.feed_decode_steps * (limit_s if limit_s < inf else node.spec.full_step_s)
 
     def pick_decode(self, request: RequestView, cluster: ClusterView) -> NodeId | None:
         node = least_loaded_decode(request, cluster, links=self.links)

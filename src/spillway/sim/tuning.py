@@ -31,7 +31,9 @@ KNOBS: Mapping[str, tuple[bool | float | str, ...]] = {
     "slack_frac": (0.1, 0.3, 0.6),
     "pressure_steps": (0.0, 0.25, 0.5, 1.0, 2.0),
     "pressure_frac": (0.0, 0.15, 0.3),
+    "slow_frac": (0.0, 0.25, 0.5),
     "feed_steps": (0.5, 1.0, 2.0),
+    "feed_decode_steps": (1.0, 1.5, 2.0),
     "hold": (True, False),
 }
 REQUESTS_MIN = 20  # of a window: fewer have no 95th percentile to speak of
