@@ -124,7 +124,8 @@ test-vllm: vllm-env ## the plug-in in vLLM's real schedulers, and a real cluster
 	@for release in .venv-vllm/sources/*; do \
 		echo "vLLM $$(basename $$release), its schedulers only:"; \
 		PYTHONPATH=src:$(CURDIR)/$$release nice $(VLLM) -m pytest -W ignore \
-			--basetemp=build/pytest-vllm tests/engine/test_scheduler.py || exit 1; \
+			--basetemp=build/pytest-vllm tests/engine/test_scheduler.py \
+			tests/engine/test_release.py || exit 1; \
 	done
 	@PYTHONPATH=src nice $(VLLM) -m pytest -W ignore --basetemp=build/pytest-vllm tests/engine
 	@echo "Real engines: one prefill and one decode node, KV by NIXL:"

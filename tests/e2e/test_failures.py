@@ -8,6 +8,8 @@ import pytest
 
 from spillway.core.policies import build_policy
 from spillway.core.types import ChunkMode
+from spillway.router.http_client import UpstreamConnection
+from spillway.router.pool import NodePool
 from spillway.wire.faketext import expected_token, prompt_digest
 
 # Only a leg itself can tell the router of a dead node: nobody else asks in time.
@@ -142,14 +144,57 @@ async def test_all_decode_nodes_down_is_503(cluster, wish, policy):
 
 @pytest.mark.slow
 async def test_all_decode_nodes_refusing_is_503_after_the_prefill(cluster, wish):
-    await cluster.start("p0 d0", policy="round-robin", engine={"lease_s": 0.4}, **DEAF)
+    await cluster.start("p0 d0", policy="round-robin", **DEAF)
     await refuse_at_next_leg(cluster, "d0")
 
     reply = await cluster.ask(wish(stream=True))
 
     check_503(cluster, reply)
     assert cluster.counts["FAILED"] == 1
-    await cluster.check_quiet()  # the KV that nobody came for included
+    await cluster.check_quiet()
+
+
+def held_and_freed(cluster) -> tuple[int, int, int]:
+    """Return how often KV of p0 went at its lease's end, on a router's word, and on a wrong one."""
+    dropped = cluster.engines["p0"].backend.metrics.dropped
+    return dropped["kv_expired"], dropped["kv_released"], dropped["release_unknown"]
+
+
+async def test_kv_that_no_decode_node_took_is_freed_at_once(cluster, wish):
+    await cluster.start("p0 d0", policy="round-robin", engine={"lease_s": 60.0}, **DEAF)
+    await refuse_at_next_leg(cluster, "d0")
+
+    reply = await cluster.ask(wish(stream=True))
+
+    check_503(cluster, reply)
+    await cluster.check_quiet()
+    assert held_and_freed(cluster) == (0, 1, 0)
+
+
+async def test_kv_of_a_client_that_left_between_the_legs_is_freed_at_once(
+    cluster, wish, monkeypatch
+):
+    await cluster.start("p0 d0", policy="round-robin", engine={"lease_s": 60.0}, **DEAF)
+    shell, begin = cluster.server.shell, NodePool._begin
+
+    def begun(pool, sink, head, body, may_resend):
+        """Connections to d0 never stand."""
+        if pool is not shell.pools["d0"]:
+            return begin(pool, sink, head, body, may_resend)
+        conn = UpstreamConnection(pool)
+        conn.begin(sink, head, body, may_resend=may_resend)
+        return conn
+
+    monkeypatch.setattr(NodePool, "_begin", begun)
+    task = cluster.send(wish(stream=True))
+    await cluster.until(lambda: any(exchange.kv_params for exchange in shell.live.values()))
+    assert cluster.engines["p0"].backend.pace.state().kv_used_tokens > 0
+
+    task.cancel()
+
+    await cluster.check_quiet()
+    assert held_and_freed(cluster) == (0, 1, 0)
+    assert cluster.legs("d0") == 0
 
 
 def check_503(cluster, reply) -> None:
