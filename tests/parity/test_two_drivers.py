@@ -64,6 +64,8 @@ Sent = tuple[object, ...]
 class Leg:
     """An exchange with an engine that exists only as a note."""
 
+    is_connecting = False
+
     def __init__(self, node_id: str, request_id: str, sink: Any, note: Callable[..., None]) -> None:
         self.node_id, self.request_id, self.sink, self._note = node_id, request_id, sink, note
 
