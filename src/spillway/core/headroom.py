@@ -215,7 +215,9 @@ class Headroom:
     def _is_calm(self, request: RequestView, remote: _Remote, cluster: ClusterView) -> bool:
         """Return whether the prefill path has room, or is quick enough, so that it is kept."""
         now_s, target_s = cluster.now_s, request.slo.ttft_s
-        first_token_s = max(0.0, now_s - request.arrival_s) + remote.total_s
+        first_token_s = remote.total_s
+        if now_s > request.arrival_s:
+            first_token_s += now_s - request.arrival_s
         if self.slow_frac and first_token_s > self.slow_frac * target_s:
             return False
         limit_s = self.pressure_steps * remote.node.spec.full_step_s
