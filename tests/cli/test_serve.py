@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from cli_command import Command
-from spillway.cli.serve import NodeFlags, build_config
+from spillway.cli.serve import NodeFlags, _say_who_is_silent, build_config
 from spillway.core.errors import ConfigError
 from spillway.core.types import ChunkMode, Role, Slo
+
+if TYPE_CHECKING:
+    from spillway.router.app import Server
 
 PREFILL, DECODE = ["http://127.0.0.1:1001"], ["http://127.0.0.1:1002", "http://127.0.0.1:1003"]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "cluster.yaml"
@@ -97,3 +101,14 @@ def test_a_bad_flag_is_one_line(spillway: Command, given: tuple[str, ...], said:
     assert done.code == 2
     assert said in done.err
     assert done.err.count("\n") == 1
+
+
+def test_nodes_that_have_not_answered_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = {"p0": SimpleNamespace(is_up=True), "d0": SimpleNamespace(is_up=False)}
+    fleet = SimpleNamespace(nodes=dict.fromkeys(seen), health=SimpleNamespace(nodes=seen))
+    server = cast("Server", SimpleNamespace(fleet=fleet))
+    _say_who_is_silent(server)
+    assert capsys.readouterr().err.startswith("no answer yet from d0; spillway check")
+    seen["d0"].is_up = True
+    _say_who_is_silent(server)
+    assert capsys.readouterr().err == ""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from spillway.wire.config import ClusterConfig
 
 
+FIRST_LOOK_S = 5.0  # more than a node has to answer (connect_s, 3 s) and to be asked again
+
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -202,6 +204,8 @@ def _say_all_ready(config: ClusterConfig, crew: Supervisor) -> None:
 
 
 def _say_ready(config: ClusterConfig, server: Server) -> None:
+    import asyncio
+
     from spillway.cli.output import note
     from spillway.cli.parent import print_ready
 
@@ -216,3 +220,16 @@ def _say_ready(config: ClusterConfig, server: Server) -> None:
         f"nodes{looking_on}; watch it at http://{watched}/dashboard; Ctrl-C stops it"
     )
     print_ready("router", f"http://{address}")
+    asyncio.get_running_loop().call_later(FIRST_LOOK_S, _say_who_is_silent, server)
+
+
+def _say_who_is_silent(server: Server) -> None:
+    """Say which nodes have not answered since the start: with a wrong URL nothing else does."""
+    from spillway.cli.output import note
+
+    seen = server.fleet.health.nodes
+    silent = [name for name in server.fleet.nodes if name in seen and not seen[name].is_up]
+    if silent:
+        note(
+            f"no answer yet from {', '.join(silent)}; spillway check, with the same nodes, says why"
+        )
