@@ -57,7 +57,7 @@ class Crew:
         line = (await asyncio.wait_for(self.process.stdout.readline(), WAIT_S)).decode()
         self.url = line.split()[-1]
         said = (self.folder / "log").read_text()
-        self.admin = said[said.index("http://") :].partition("/metrics")[0]
+        self.admin = said[said.index("http://") :].partition("/dashboard")[0]
 
     @property
     def config(self) -> Path:
