@@ -175,8 +175,8 @@ def _headroom(name: str, cluster: ClusterView) -> Iterator[Case]:
 
 def _other_decisions(cluster: ClusterView) -> Iterator[Case]:
     asked, calm = request(8192), loaded_cluster(2, 2, calm=True)
-    call = partial(build_policy("headroom").decide, asked, calm)
-    yield Case("decision_2p2d_calm", call, "headroom, no prefill backlog")
+    call = partial(build_policy("headroom").decide, request(1024), calm)
+    yield Case("decision_2p2d_calm", call, "headroom, no prefill backlog, 1,024 tokens")
     for name in POLICY_NAMES:
         if name != "headroom":
             call = partial(build_policy(name).decide, asked, cluster)
