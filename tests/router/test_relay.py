@@ -8,8 +8,11 @@ import json
 import pytest
 
 from fakenode import DONE, SSE_HEAD, chunk, event
+from spillway.router.relay import HELD_BYTES_MAX
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
+
+MORE_THAN_HELD = b"x" * (HELD_BYTES_MAX + 1)
 
 
 def writing(*parts: bytes, then_die: bool = False, pause_s: float = 0.002):
@@ -153,11 +156,11 @@ async def test_a_stream_cut_inside_a_chunk_is_visibly_incomplete(bench, deflect,
 @pytest.mark.parametrize(
     "parts",
     [
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"half"),
-        (CHUNKED_HEAD, chunk(b"half")),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", MORE_THAN_HELD),
+        (CHUNKED_HEAD, chunk(MORE_THAN_HELD)),
     ],
 )
-async def test_a_broken_answer_that_is_no_stream_is_visibly_incomplete(
+async def test_a_long_answer_without_a_stream_that_breaks_off_is_visibly_incomplete(
     bench, deflect, body, version: str, parts
 ) -> None:
     _, decode, server = await bench.pair(deflect())
@@ -245,3 +248,28 @@ async def test_a_client_that_never_reads_is_dropped(bench, deflect, body, until)
     await until(lambda: decode.posts and decode.posts[0].left.is_set())
     await until(lambda: not server.connections)
     assert server.shell.metrics.requests["deflected", "cancelled"] == 1
+
+
+ANSWER = b'{"choices": [{"text": "' + b"x" * 300 + b'"}]}'
+LENGTH_HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (LENGTH_HEAD % len(ANSWER), ANSWER[:100]),
+        (CHUNKED_HEAD, chunk(ANSWER[:100])),
+        (CHUNKED_HEAD, chunk(ANSWER)),  # all of it, but nothing says so
+    ],
+)
+async def test_an_answer_without_a_stream_that_breaks_off_is_given_by_another_node(
+    bench, body, parts: tuple[bytes, ...]
+) -> None:
+    await bench.node("p0")
+    broken, good = await bench.node("d0"), await bench.node("d1")
+    broken.on_post = writing(*parts, then_die=True)
+    good.on_post = writing(LENGTH_HEAD % len(ANSWER), ANSWER[:50], ANSWER[50:])
+    server = await bench.router(*bench.nodes, policy="least-loaded")
+    answer = await bench.ask(server, body)
+    assert (answer.status, answer.complete, answer.body) == (200, True, ANSWER)
+    assert len(broken.posts) == len(good.posts) == 1

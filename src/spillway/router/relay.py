@@ -48,6 +48,7 @@ TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
 DONE = b"data: [DONE]"
+HELD_BYTES_MAX = 65_536  # of an answer that is no stream; a longer one is passed on as it comes
 # Aborts a connection with a reset, which no client can take for the end of an answer.
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -178,7 +179,8 @@ class Exchange:
     # --- AnswerSink: the leg that answers the client --------------------------------------------
 
     def on_head(self, head: ResponseHead) -> None:
-        # Held back until the first byte of the body: until then another node can still answer.
+        # Held back until a stream's first event, or the whole of any other answer, is there: until
+        # then another node can still give it.
         if head.is_failure:
             self.drop_leg()
             self.owner.refused(self, head.status)
@@ -196,18 +198,20 @@ class Exchange:
                 self.drop_leg()
         elif self._head is not None and self._head.is_sse:
             self._start_stream(self._held + data)
+        elif len(self._held) + len(data) <= HELD_BYTES_MAX:
+            self._held += data
         else:
-            self._start(data)
+            self._start(self._held + data)
 
     def on_end(self) -> None:
         self.leg = None
         if not self.started:
-            if self._held:
+            if self._held and self._head is not None and self._head.is_sse:
                 self._start_stream(self._held, is_all=True)
                 if not self.started:
                     return
             else:
-                self._start(b"")
+                self._start(self._held)
         if self._framing is Framing.UNTIL_CLOSE and not self.request.http10:
             self.conn.send(LAST_CHUNK)
         assert self._head is not None
