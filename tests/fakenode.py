@@ -145,6 +145,9 @@ class FakeNode:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None or not self._server.is_serving():  # on its way when it stopped
+            writer.transport.abort()
+            return
         self.conns += 1
         task = asyncio.current_task()
         self._tasks.add(task)
