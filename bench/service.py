@@ -19,11 +19,11 @@ STOP_S_MAX = 15.0
 async def process(
     name: str, *arguments: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a spillway command for the length of a block, its output in the build folder."""
+    """Run `serve` or `engine` for the length of a block, its output in the build folder."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / f"{name}.log").open("ab") as log:
         child = await asyncio.create_subprocess_exec(
-            *CLI, *arguments, stdout=log, stderr=log, env=env
+            *CLI, *arguments, "--end-with-parent", stdout=log, stderr=log, env=env
         )
     try:
         yield child
