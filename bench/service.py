@@ -23,7 +23,11 @@ async def process(
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / f"{name}.log").open("ab") as log:
         child = await asyncio.create_subprocess_exec(
-            *CLI, *arguments, "--end-with-parent", stdout=log, stderr=log, env=env
+            *(*CLI, *arguments, "--end-with-parent"),
+            stdin=asyncio.subprocess.PIPE,  # closes with this process, however that ends
+            stdout=log,
+            stderr=log,
+            env=env,
         )
     try:
         yield child
