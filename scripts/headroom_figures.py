@@ -58,6 +58,19 @@ def is_calm(runs: dict[str, list[Outcome]]) -> bool:
     return queue_p99_s(runs[STATIC]) <= CALM_QUEUE_P99_S
 
 
+def nearly_calm(table: Table) -> str:
+    """Return, in words, how the congested cell with the shortest queue would fare as a calm one."""
+    name = min(
+        (name for name, runs in table.items() if not is_calm(runs)),
+        key=lambda name: queue_p99_s(table[name][STATIC]),
+    )
+    runs = table[name]
+    return (
+        f"Nearest to calm: {name}, whose queue is {queue_p99_s(runs[STATIC]):.2f} s; "
+        f"{deflected(runs[OURS]):.1%} are deflected there.\n"
+    )
+
+
 def ratio(table: Table, cells: Iterable[str], rival: str) -> float:
     return geometric(p95_s(table[name][OURS]) / p95_s(table[name][rival]) for name in cells)
 
