@@ -77,6 +77,10 @@ class Heartbeat:
         return self._before_s if self._is_back else now_s
 
 
+def _nothing() -> None:
+    pass
+
+
 class Timer:
     """Calls `action` after the loop has run for `delay_s`, and has looked at its sockets."""
 
@@ -91,8 +95,9 @@ class Timer:
         self._handle = self._loop.call_later(delay_s, self._rings)
 
     def cancel(self) -> None:
-        """The action is not called any more."""
+        """The action is not called any more, and forgotten: it may know who holds this timer."""
         self._handle.cancel()
+        self._action = _nothing
 
     def _rings(self) -> None:
         before_s, self._lost_s = self._lost_s, self._heartbeat.lost_s()

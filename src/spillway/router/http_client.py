@@ -141,7 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = self._paused = self._resent = self._may_resend = False
         self.idle_since_s = 0.0
         self.opening: asyncio.Task[None] | None = None
-        self._start_parsing()
+        self._head = b""
 
     def _start_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
@@ -223,6 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # What a loop hands to a stream protocol; uvloop's class only looks like asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._start_parsing()
         if self._state == _CLOSED:  # aborted while connecting
             self._transport.abort()
         elif self._request is not None:
@@ -262,7 +263,6 @@ class UpstreamConnection(asyncio.Protocol):
         elif state == _WAITING and self._reused and self._may_resend:
             self._reused = False
             self._resent = True
-            self._start_parsing()
             self._keeper.reopen(self)
         elif state == _WAITING:
             self.fail(Fault.NO_ANSWER)
@@ -270,8 +270,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish()
         elif state != _CLOSED:
             self.fail(Fault.BROKEN)
-        if self._state == _CLOSED:
-            del self._parser  # breaks the cycle of parser and connection
+        del self._parser  # breaks the cycle of parser and connection
 
     # --- httptools callbacks ------------------------------------------------------------------
 
@@ -379,11 +378,10 @@ class UpstreamConnection(asyncio.Protocol):
             sink.on_end()
 
     def _close(self) -> None:
-        self._state = _CLOSED
-        self._request = None
-        self._head = b""
+        self._state, self._request, self._head = _CLOSED, None, b""
         if self.opening is not None:
             self.opening.cancel()
+            self.opening = None  # its last words hold frames that know this connection
         if self._transport is not None:
             self._transport.abort()
 
