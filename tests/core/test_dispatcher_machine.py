@@ -76,6 +76,7 @@ class Machine(RuleBasedStateMachine):
         self.dispatcher = Dispatcher(
             build_policy(policy), specs, DispatchLimits(retries_max=retries_max), record_views=True
         )
+        self.policy = policy
         self.node_ids = [spec.node_id for spec in specs]
         self.retries_max = retries_max
         self.lost: set[str] = set()
@@ -112,7 +113,8 @@ class Machine(RuleBasedStateMachine):
         self.last_dispatch = order.dispatch_id
         assert order.node_id not in self.lost
         assert order.node_id not in told.failed_on
-        assert order.node_id.startswith("p" if isinstance(order, StartPrefill) else "d")
+        if not (self.policy == "colocated" and isinstance(order, StartDeflected)):  # of both pools
+            assert order.node_id.startswith("p" if isinstance(order, StartPrefill) else "d")
         if isinstance(order, StartDecode):
             assert order.prefill_node_id.startswith("p")
             told.source_id = order.prefill_node_id
