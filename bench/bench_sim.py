@@ -36,7 +36,7 @@ MILLION_S_MAX, MILLION_MB_MAX = 60.0, 1000.0
 
 
 class Repeats(NamedTuple):
-    """How much is measured: requests of the two sizes, rounds of the first, rows of the largest."""
+    """How much is measured: requests of the two sizes, rounds of each, rows of the largest."""
 
     few: int
     many: int
@@ -64,7 +64,7 @@ def run(effort: Effort) -> Iterator[Figure | Comparison | Absent]:
         except BenchError as error:
             yield Absent(name, str(error))
     yield from _side_by_side(simulators, repeats.few, repeats.rounds)
-    yield from _side_by_side(simulators, repeats.many, 1)
+    yield from _side_by_side(simulators, repeats.many, repeats.rounds)
     yield from _many_nodes(simulators, repeats.few)
     yield from _largest(ours, repeats.largest)
     yield from _loops(repeats.loops)
