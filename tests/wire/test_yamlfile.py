@@ -60,6 +60,7 @@ def test_an_empty_file_is_an_empty_table(tmp_path: Path) -> None:
         ("a: 1\n---\nb: 2\n", ":2: not valid YAML: but found another document"),
         ("a: \x07\n", ": not valid YAML: "),
         ("a: !!set [x]\n", ":1: not valid YAML: "),
+        ("a: 1\nb: !!set {x, y}\n", ":2: not valid YAML: a set has no use here; write a list"),
         ("a: 2001-99-99\n", ": not valid YAML: "),
         ("a: " + "[" * 600, ": not valid YAML: "),
     ],

@@ -50,12 +50,21 @@ class _StrictLoader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def no_set(self, node: yaml.Node) -> None:
+        """Refuse a set, whose members have no place that an error could name."""
+        raise yaml.constructor.ConstructorError(
+            problem="a set has no use here; write a list", problem_mark=node.start_mark
+        )
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:set", _StrictLoader.no_set)
+
 
 def read_yaml(path: Path) -> tuple[Any, Where]:
     """Return the file's content, and how an error names a key of it: file, line and path.
 
     Raises ConfigError, one line with the file and the line, when it cannot be read, is not valid
-    YAML, repeats a key or holds a number that is not finite.
+    YAML, repeats a key, or holds a set or a number that is not finite.
     """
     try:
         loader = _StrictLoader(path.read_text(encoding="utf-8"))
