@@ -56,8 +56,7 @@ class _StrictLoader(yaml.SafeLoader):
             problem="a set has no use here; write a list", problem_mark=node.start_mark
         )
 
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:set", _StrictLoader.no_set)
+    yaml_constructors = yaml.SafeLoader.yaml_constructors | {"tag:yaml.org,2002:set": no_set}
 
 
 def read_yaml(path: Path) -> tuple[Any, Where]:
