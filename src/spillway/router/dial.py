@@ -15,9 +15,10 @@ import httptools
 
 from spillway.core.errors import NodeError
 from spillway.router.fetch import Unchunker
-from spillway.router.health import HEALTH_TARGET, Question
+from spillway.router.health import HEALTH_TARGET
 from spillway.router.http_client import Fault, Framing, ResponseHead, UpstreamConnection
 from spillway.router.pool import NodePool
+from spillway.router.question import Question
 from spillway.router.settings import RouterSettings
 from spillway.wire.config import Node
 from spillway.wire.enginepages import (

@@ -8,12 +8,11 @@ it, since the lease ends what it did not reach.
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from spillway.core.types import NodeId
-from spillway.router.fetch import Fetch
-from spillway.router.http_client import Fault, ResponseHead
+from spillway.router.question import Question
 from spillway.router.relay import Exchange
 from spillway.wire.kvparams import held_kv
 from spillway.wire.release import STATUS_TAKEN, release_target
@@ -54,38 +53,11 @@ class Releasing:
             shell.metrics.releases[node_id, LEFT] += 1
             return
         self.under_way += 1
-        order = Order(self, node_id)
-        order.leg = pool.post(order, target.encode(), self._lines, b"")
+        question = Question(partial(self._ended, node_id), ANSWER_BYTES_MAX)
+        question.order(pool, target.encode(), self._lines, ANSWER_S_MAX)
 
-    def ended(self, node_id: NodeId, kind: str) -> None:
-        """An order has come to its end."""
+    def _ended(self, node_id: NodeId, status: int, content: bytes) -> None:
+        """Count what came of an order; a status of 0 comes with a fault's name."""
         self.under_way -= 1
-        self._shell.metrics.releases[node_id, kind] += 1
-
-
-class Order(Fetch):
-    """One order, and the end of it."""
-
-    __slots__ = ("_node_id", "_owner", "_timer")
-
-    def __init__(self, owner: Releasing, node_id: NodeId) -> None:
-        super().__init__(ANSWER_BYTES_MAX)
-        self._owner = owner
-        self._node_id = node_id
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(ANSWER_S_MAX, self._late)
-
-    def done(self, head: ResponseHead, content: bytes) -> None:
-        self._end(TAKEN if head.status == STATUS_TAKEN else f"http_{head.status}")
-
-    def failed(self, fault: Fault) -> None:
-        self._end(fault.value)
-
-    def _late(self) -> None:
-        if self.leg is not None:
-            self.leg.fail(Fault.SILENT)
-
-    def _end(self, kind: str) -> None:
-        self._timer.cancel()
-        self.leg = None
-        self._owner.ended(self._node_id, kind)
+        kind = content.decode() if status == 0 else f"http_{status}"
+        self._shell.metrics.releases[node_id, TAKEN if status == STATUS_TAKEN else kind] += 1

@@ -10,7 +10,7 @@ from spillway.core.errors import NodeError
 from spillway.core.events import ChunkingLearned
 from spillway.core.types import ChunkMode, NodeId, Role
 from spillway.router.dial import SERVER_INFO_S, key_lines
-from spillway.router.health import Question
+from spillway.router.question import Question
 from spillway.router.shell import Shell
 from spillway.wire.enginepages import SERVER_INFO_PATH, read_server_info
 
