@@ -8,11 +8,11 @@ import json
 import pytest
 
 from fakenode import DONE, SSE_HEAD, chunk, event
-from spillway.router.relay import HELD_BYTES_MAX
+from spillway.router.relay import ANSWER_HELD_BYTES_MAX
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
 
-MORE_THAN_HELD = b"x" * (HELD_BYTES_MAX + 1)
+MORE_THAN_HELD = b"x" * (ANSWER_HELD_BYTES_MAX + 1)
 
 
 def writing(*parts: bytes, then_die: bool = False, pause_s: float = 0.002):

@@ -48,7 +48,7 @@ TAIL_READS = 3  # an engine may send the usage, [DONE] and the last chunk apart
 TAIL_BYTES = 2048
 LAST_CHUNK = b"0\r\n\r\n"
 DONE = b"data: [DONE]"
-HELD_BYTES_MAX = 65_536  # of an answer that is no stream; a longer one is passed on as it comes
+ANSWER_HELD_BYTES_MAX = 65_536  # of an answer that is no stream; a longer one is passed on
 # Aborts a connection with a reset, which no client can take for the end of an answer.
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -198,7 +198,7 @@ class Exchange:
                 self.drop_leg()
         elif self._head is not None and self._head.is_sse:
             self._start_stream(self._held + data)
-        elif len(self._held) + len(data) <= HELD_BYTES_MAX:
+        elif len(self._held) + len(data) <= ANSWER_HELD_BYTES_MAX:
             self._held += data
         else:
             self._start(self._held + data)
@@ -341,7 +341,7 @@ class Exchange:
         self._remember(data[-TAIL_BYTES:])
         self.owner.first_byte(self, is_stream=head.is_sse)
         # No retry can need them any more, and a stream may stay open for long.
-        self.body = self.kv_params = self.request.body = self.headers = b""
+        self.body = self.kv_params = self.request.body = self.headers = self._held = b""
         self.fields = {}
         self.request.lines = []
         head.lines.clear()
