@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import signal
 import struct
 import sys
@@ -27,7 +26,7 @@ import aiohttp
 from bad_wire import Spoil, Wire
 from mocks import BUILD, compiled
 from rig import free_port
-from service import answered, process, tell
+from service import answered, process, samples, tell
 
 from spillway.wire.faketext import expected_token, prompt_digest
 from spillway.wire.report import REPORTS_PATH
@@ -242,11 +241,9 @@ async def left_behind(session: aiohttp.ClientSession, url: str) -> dict[str, int
 async def routes_taken(session: aiohttp.ClientSession, url: str) -> dict[str, int]:
     """Return how many requests that finished went which way, as the router counts them."""
     counted: Counter[str] = Counter()
-    async with session.get(f"{url}/metrics") as answer:
-        for line in (await answer.text()).splitlines():
-            found = re.match(r'spillway_requests_total\{.*route="(\w+)".*\} (\d+)', line)
-            if found and 'outcome="finished"' in line:
-                counted[found[1]] += int(found[2])
+    for labels, count in await samples(session, url, "spillway_requests_total"):
+        if labels["outcome"] == "finished":
+            counted[labels["route"]] += count
     return dict(sorted(counted.items()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +14,7 @@ from mocks import BUILD
 CLI = [sys.executable, "-m", "spillway"]
 START_S_MAX = 60.0
 STOP_S_MAX = 15.0
+LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @asynccontextmanager
@@ -51,6 +53,16 @@ async def answered(session: aiohttp.ClientSession, url: str) -> None:
                     if answer.status == 200:
                         return
             await asyncio.sleep(0.1)
+
+
+async def samples(
+    session: aiohttp.ClientSession, url: str, name: str
+) -> list[tuple[dict[str, str], int]]:
+    """Return a counter of the router's /metrics: labels and value of each of its samples."""
+    async with session.get(f"{url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    found = [line.rpartition(" ") for line in lines if line.startswith(f"{name}{{")]
+    return [(dict(LABEL.findall(labels)), int(value)) for labels, _, value in found]
 
 
 def tell(line: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 from mocks import Place, load_result, load_running, mock_node, pss_bytes
 from rig import free_port
-from service import answered, process, tell
+from service import answered, process, samples, tell
 
 ANYWHERE = Place(None)
 MEMORY_GROWTH_FRAC_MAX = 0.05
@@ -138,10 +138,8 @@ async def watch(
 async def upstream_errors(session: aiohttp.ClientSession, url: str) -> dict[str, int]:
     """Return the router's count of failed legs and questions, by kind."""
     found: Counter[str] = Counter()
-    async with session.get(f"{url}/metrics") as answer:
-        for line in (await answer.text()).splitlines():
-            if line.startswith("spillway_upstream_errors_total{"):
-                found[line.split('kind="')[1].split('"')[0]] += int(line.split()[-1])
+    for labels, count in await samples(session, url, "spillway_upstream_errors_total"):
+        found[labels["kind"]] += count
     return dict(sorted(found.items()))
 
 
