@@ -169,11 +169,15 @@ async def test_a_worker_that_dies_is_started_again_and_the_rest_serves_on(crew: 
     os.kill(before[0], signal.SIGKILL)
 
     async def back() -> bool:
-        return (await crew.samples())["spillway_workers"] == 2 and before[0] not in crew.children()
+        # One answer for both: until the death is noticed, both workers count as running.
+        samples = await crew.samples()
+        return samples["spillway_worker_restarts_total"] == 1 and samples["spillway_workers"] == 2
 
     await crew.until(back)
-    assert before[1] in crew.children()
-    assert (await crew.samples())["spillway_worker_restarts_total"] == 1
+    after = crew.children()
+    assert len(after) == 2
+    assert before[0] not in after
+    assert before[1] in after
     replies = await asyncio.gather(*[crew.ask(Wish(seed=at)) for at in range(20)])
     assert {reply.outcome for reply in replies} == {"finished"}
     status, body = await crew.page("/health")
