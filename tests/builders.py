@@ -8,6 +8,7 @@ from typing import Any
 from spillway.core.events import NodeState
 from spillway.core.latency import LatencyProfile
 from spillway.core.types import ClusterView, NodeSpec, NodeView, RequestView, Role, Slo
+from spillway.wire.report import NodeReport
 
 # Llama-3.1-8B on A100 (the default built-in profile), as a plain value so that core tests do not
 # depend on the profile files.
@@ -84,3 +85,17 @@ def make_state(node_id: str = "d0", **changes: Any) -> NodeState:
         "tbt_s_min": float("inf"),
     }
     return NodeState(**(fields | changes))
+
+
+def make_report(node_id: str = "d0", role: Role = Role.DECODE, **changes: Any) -> NodeReport:
+    fields: dict[str, Any] = {
+        "seq": 1,
+        "step": 1,
+        "backlog_prompts": 0,
+        "backlog_tokens": 0,
+        "backlog_token_pairs": 0.0,
+        "decode_seqs": 0,
+        "kv_used_tokens": 0,
+        "kv_capacity_tokens": 50_000,
+    }
+    return NodeReport(node_id=node_id, role=role, **(fields | changes))

@@ -226,6 +226,19 @@ async def listening(
         await asyncio.wait([reader])
 
 
+async def all_kv_free(session: aiohttp.ClientSession, cluster: VllmCluster) -> None:
+    """Wait until no node holds any KV, nor any request."""
+    for name in cluster.nodes:
+        async with listening(session, cluster, name) as heard:
+            await until(
+                lambda heard=heard: (  # type: ignore[misc]
+                    heard.last.kv_used_tokens == 0
+                    and heard.last.backlog_prompts == 0
+                    and heard.last.pulling_seqs == 0
+                )
+            )
+
+
 # --- a node that lies ----------------------------------------------------------------------------
 
 

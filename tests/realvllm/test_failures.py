@@ -22,9 +22,9 @@ from vllmdrive import (
     PREFILL_ALL,
     Answer,
     Between,
+    all_kv_free,
     ask,
     completion,
-    listening,
     router_for,
     token_ids,
     until,
@@ -47,19 +47,6 @@ def same(answer: Answer, expected: Answer) -> bool:
     return answer.text == expected.text and answer.logprobs == pytest.approx(
         expected.logprobs, abs=1e-3
     )
-
-
-async def all_kv_free(session: aiohttp.ClientSession, cluster: VllmCluster) -> None:
-    """Wait until no node holds any KV, nor any request."""
-    for name in cluster.nodes:
-        async with listening(session, cluster, name) as heard:
-            await until(
-                lambda heard=heard: (  # type: ignore[misc]
-                    heard.last.kv_used_tokens == 0
-                    and heard.last.backlog_prompts == 0
-                    and heard.last.pulling_seqs == 0
-                )
-            )
 
 
 def between_legs(router: Server, act: Callable[[], None]) -> None:

@@ -10,33 +10,17 @@ import json
 
 import pytest
 
+from builders import make_report
 from fakenode import KV_PARAMS, chunk, json_response
 from spillway.core.policies import build_policy
 from spillway.core.types import Role, Slo
 from spillway.router.app import serve
 from spillway.router.settings import Classes, RouterSettings
 from spillway.wire.config import Node
-from spillway.wire.report import NodeReport, encode
+from spillway.wire.report import encode
 
 DEFLECT_ALL = ("threshold", {"prompt_tokens_max": 100_000})
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def report(role: Role) -> bytes:
-    return encode(
-        NodeReport(
-            node_id="x",
-            role=role,
-            seq=1,
-            step=1,
-            backlog_prompts=0,
-            backlog_tokens=0,
-            backlog_token_pairs=0.0,
-            decode_seqs=0,
-            kv_used_tokens=0,
-            kv_capacity_tokens=50_000,
-        )
-    )
 
 
 @pytest.fixture
@@ -67,7 +51,7 @@ async def cluster(bench):
         def speak(self, role):
             async def handler(node, got) -> None:
                 if self.speaking:
-                    got.writer.write(HEAD + chunk(report(role)))
+                    got.writer.write(HEAD + chunk(encode(make_report(role=role))))
                     while self.speaking:
                         await asyncio.sleep(0.005)
                 got.writer.close()

@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
+from builders import make_report
 from fakenode import answer_prefill, chunk, json_response
 from spillway.core.types import Role
 from spillway.router import releasing
 from spillway.router.http_client import UpstreamConnection
 from spillway.router.pool import NodePool
 from spillway.wire.release import RELEASE_PATH, read_release
-from spillway.wire.report import NodeReport, encode
+from spillway.wire.report import encode
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 QUIET = {"health_interval_s": 60.0}  # only legs tell of a dead node
@@ -21,19 +22,7 @@ HELD = ("e", "r")  # of fakenode's handovers
 
 def reporting(releases: bool):
     async def handler(node, got) -> None:
-        report = NodeReport(
-            node_id="p0",
-            role=Role.PREFILL,
-            seq=1,
-            step=1,
-            backlog_prompts=0,
-            backlog_tokens=0,
-            backlog_token_pairs=0.0,
-            decode_seqs=0,
-            kv_used_tokens=0,
-            kv_capacity_tokens=50_000,
-            releases=releases,
-        )
+        report = make_report("p0", Role.PREFILL, releases=releases)
         got.writer.write(HEAD + chunk(encode(report)))
         await asyncio.sleep(60)
 

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from builders import make_report
 from fakenode import answer_decode, chunk, json_response
-from spillway.core.types import ChunkMode, Role
+from spillway.core.types import ChunkMode
 from spillway.router import reserving
 from spillway.wire.report import NodeReport, encode
 from spillway.wire.reserve import RESERVE_PATH, encode_answer, read_ask
@@ -17,20 +18,7 @@ BODY = {"model": "m", "prompt": [1] * 40, "max_tokens": 4}
 
 
 def report(**changes) -> NodeReport:
-    fields = {
-        "node_id": "d0",
-        "role": Role.DECODE,
-        "seq": 1,
-        "step": 1,
-        "backlog_prompts": 0,
-        "backlog_tokens": 0,
-        "backlog_token_pairs": 0.0,
-        "decode_seqs": 0,
-        "kv_used_tokens": 0,
-        "kv_capacity_tokens": 50_000,
-        "chunk_mode": ChunkMode.ENGINE,
-    }
-    return NodeReport(**{**fields, **changes})
+    return make_report(chunk_mode=ChunkMode.ENGINE, **changes)
 
 
 def reporting(routers: int):
