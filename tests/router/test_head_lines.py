@@ -23,6 +23,8 @@ from spillway.router.head_lines import (
         (b"content-length: 12", LENGTH, b"12"),
         (b"Content-Length:12", LENGTH, b"12"),
         (b"Transfer-Encoding: chunked", CODING, b"chunked"),
+        (b"transfer-encoding:\tChunked ", CODING, b"chunked"),
+        (b"transfer-encoding: chunked \t", CODING, b"chunked \t"),
         (b"Connection: Keep-Alive", CONNECTION, b"keep-alive"),
         (b"content-type: text/event-stream", CONTENT_TYPE, b"content-type: text/event-stream\r\n"),
         (b"X-Odd:  a: b \t", PASSED, b"X-Odd: a: b\r\n"),

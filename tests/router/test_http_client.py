@@ -190,6 +190,10 @@ async def test_what_names_a_machine_or_a_hop_is_not_passed_on(pool_of, until) ->
         ([b"HTTP/1.1 204 OK\r\n\r\n\r\n"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n"], Fault.BAD_RESPONSE),
         ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n"], Fault.BAD_RESPONSE),
+        (  # whose chunks httptools would not look at
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n", b"3\r\nabcdef"],
+            Fault.BAD_RESPONSE,
+        ),
     ],
 )
 async def test_an_answer_that_is_none_is_a_fault_of_its_kind(pool_of, until, reply, fault) -> None:

@@ -44,12 +44,14 @@ class HeadLines(dict[bytes, tuple[int, bytes]]):
         return meaning
 
     def _meaning(self, line: bytes) -> tuple[int, bytes]:
-        name, _, value = line.partition(b":")
-        key, value = name.lower(), value.strip(b" \t")
+        name, _, said = line.partition(b":")
+        key, value = name.lower(), said.strip(b" \t")
         if key == b"content-length":
             return LENGTH, value
         if key == b"transfer-encoding":
-            return CODING, value.lower()
+            # A tab after `chunked` stays: httptools takes it for a part of the coding's name, and
+            # would look for no chunks.
+            return CODING, said.lstrip(b" \t").rstrip(b" ").lower()
         if key == b"connection":
             return CONNECTION, value.lower()
         passed = name + b": " + value + b"\r\n"
