@@ -35,7 +35,9 @@ from spillway.wire.openai import (
 
 PARENT_READY_S_MAX = 180.0  # a cold disk takes a minute to import everything
 NODE_READY_S_MAX = 180.0
-WARM_S_MAX = 120.0  # the first contact of a pair took up to 106 s on two cores for four nodes
+# The first contact of a pair may take longer than the lease of its KV (30 s) where nodes share few
+# cores, and vLLM does not answer a request whose KV went meanwhile; the next one is served.
+WARM_S_MAX = 60.0
 # vLLM gives a handshake five seconds, which engines that share few cores may miss at first.
 WARM_TRIES = 4
 END_S_MAX = 10.0
@@ -149,7 +151,7 @@ class VllmCluster:
         """Move the KV of one short prompt over every pair, or over those of one node.
 
         The first contact of a pair costs seconds: connections, memory registration. A pair whose
-        handshake fails is tried again. Raises NodeError.
+        handshake fails or hangs is tried again. Raises NodeError.
         """
         timeout = aiohttp.ClientTimeout(total=WARM_S_MAX)
         async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -261,7 +263,7 @@ class VllmCluster:
 
 
 class _Refused(NodeError):
-    """A node answered, but not with what was asked of it."""
+    """A node answered, but not with what was asked of it, or not in time."""
 
 
 async def _warm_pair(session: aiohttp.ClientSession, prefill: VllmNode, decode: VllmNode) -> None:
@@ -289,7 +291,11 @@ async def _post(session: aiohttp.ClientSession, node: VllmNode, body: bytes) -> 
             if answer.status != 200:
                 raise _Refused(f"{node.name} answered {answer.status}: {content[:200]!r}")
             return content
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except TimeoutError:
+        raise _Refused(
+            f"{node.name} did not answer in {WARM_S_MAX:g} s; see {node.log_path}"
+        ) from None
+    except aiohttp.ClientError as error:
         raise NodeError(f"{node.name}: {error!r}; see {node.log_path}") from None
 
 
